@@ -1,0 +1,9 @@
+"""Stream data through a trained model that goes on learning: ``python adapt.py model=tent checkpoint=RUN data=digits``."""
+
+from ssl_suite.cli import program
+from ssl_suite.deploy import deploy
+
+main = program("adapt", deploy)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The config tree; a package so that an installed wheel finds it."""

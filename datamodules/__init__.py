@@ -1,0 +1,1 @@
+"""LightningDataModules for images, speech and series."""

@@ -1,0 +1,161 @@
+"""What all data modules share: splits, loaders for labelled, unlabelled and mixed batches, views, and the data's spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datamodules.semi import semi_loader
+from ssl_suite.batch import Modality, Spec
+from ssl_suite.data import splits
+from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler
+from ssl_suite.data.sources import Indexed, Source, as_is
+from ssl_suite.data.statistics import describe
+from ssl_suite.views import Op, Views
+
+
+class SourceDataModule(L.LightningDataModule):
+    """A data module over raw sources; subclasses say where the samples come from.
+
+    Args:
+        batch_size: labelled or unlabelled samples per batch and process.
+        num_workers: loader processes; 0 reads in the main process.
+        seed: seed of splits, order and views.
+        views: operations of each kind of view (``weak``, ``strong``, ``crop``); see `ssl_suite.views.Views`.
+        labels_per_class: labelled samples of each class; None keeps all labels.
+        label_noise: share of training labels replaced by a wrong class.
+        mu: unlabelled samples per labelled one in a semi-supervised batch.
+        val_fraction: share of the training part held out for validation where the data bring no validation part.
+        steps_per_epoch: batches per epoch and process; None goes through the data once.
+        frames: time steps per batch; set, it replaces ``batch_size`` by batches of similar length.
+
+    Attributes:
+        form: ``labeled``, ``unlabeled`` or ``semi``: what `train_dataloader` gives.
+    """
+
+    modality: ClassVar[Modality]
+
+    def __init__(self, *, batch_size: int = 128, num_workers: int = 0, seed: int = 0,
+                 views: Mapping[str, Sequence[Op]] | None = None, labels_per_class: int | None = None,
+                 label_noise: float = 0.0, mu: int = 7, val_fraction: float = 0.1, steps_per_epoch: int | None = None,
+                 frames: int | None = None) -> None:
+        super().__init__()
+        self.batch_size, self.num_workers, self.seed, self.mu, self.frames = batch_size, num_workers, seed, mu, frames
+        self.labels_per_class, self.label_noise = labels_per_class, label_noise
+        self.val_fraction, self.steps_per_epoch = val_fraction, steps_per_epoch
+        self.views = Views(views, seed)
+        self.form: Literal["labeled", "unlabeled", "semi"] = "labeled"
+        self.parts: dict[str, tuple[Source, np.ndarray]] = {}
+        self.position = 0
+        self._samplers: list[EpochSampler | BucketSampler] = []
+
+    def sources(self) -> dict[str, Source]:
+        """The raw parts: ``train`` and ``test``, and ``val`` where the data bring one."""
+        raise NotImplementedError
+
+    def vocabulary(self) -> tuple[str, ...]:
+        """Symbols of the transcripts; empty for data without text."""
+        return ()
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; numbered when the data give none."""
+        targets = self.parts["train"][0].targets
+        return () if targets is None else tuple(str(c) for c in range(int(targets.max()) + 1))
+
+    def rate(self) -> int:
+        """Samples per second of a waveform."""
+        return 0
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the sources once, split them and describe them."""
+        if self.parts:
+            return
+        sources = self.sources()
+        train = sources["train"]
+        kept, held = splits.hold_out(train.targets, len(train), 0.0 if "val" in sources else self.val_fraction, self.seed)
+        self.parts = {"train": (train, kept), "val": (train, held)}
+        for name in ("val", "test"):
+            if name in sources:
+                self.parts[name] = (sources[name], np.arange(len(sources[name])))
+        shape, mean, std = describe(train, kept, self.modality)
+        self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std)
+        self.views.standardise(self.spec)
+        self._label(train, kept)
+
+    def _label(self, train: Source, kept: np.ndarray) -> None:
+        """Choose the labelled samples and corrupt their labels where asked."""
+        self.labeled, self.targets = kept, train.targets
+        if train.targets is None:
+            return
+        if self.labels_per_class is not None:
+            self.labeled = splits.class_balanced(train.targets, self.labels_per_class, self.seed, kept)
+        if self.label_noise:
+            self.targets = splits.symmetric_noise(train.targets, self.label_noise, self.spec.num_classes, self.seed)
+
+    def seek(self, position: int) -> None:
+        """Let training start at a batch, counted from the start of the run on each process."""
+        self.position = position
+        for sampler in self._samplers:
+            sampler.position = position
+
+    def train_dataloader(self) -> Any:
+        self._samplers = []
+        steps = self._steps()
+        if self.form == "labeled":
+            return self._shuffled(self.labeled, self.batch_size, steps, labeled=True)
+        pool = self.parts["train"][1]
+        if self.form == "unlabeled":
+            return self._shuffled(pool, self.batch_size, steps, labeled=False)
+        per_process = self.batch_size * self.mu * self._world()
+        steps = steps or max(1, len(pool) // per_process)
+        return semi_loader(self._shuffled(self.labeled, self.batch_size, steps, labeled=True),
+                           self._shuffled(pool, self.batch_size * self.mu, steps, labeled=False))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.clean_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.clean_loader("test")
+
+    def clean_loader(self, part: str, indices: np.ndarray | None = None, shard: bool = True) -> DataLoader[Any]:
+        """Samples of a part in order, each once: those of this process, or all when ``shard`` is False."""
+        source, everything = self.parts[part]
+        indices = everything if indices is None else indices
+        batch_size = self.batch_size if self.frames is None else max(1, self.frames // self.spec.shape[-1])
+        rank, world = (self._rank(), self._world()) if shard else (0, 1)
+        return self._loader(Indexed(source), SequentialSampler(indices, batch_size, rank, world))
+
+    def _shuffled(self, indices: np.ndarray, batch_size: int, steps: int | None, labeled: bool) -> DataLoader[Any]:
+        source = self.parts["train"][0]
+        sampler: EpochSampler | BucketSampler
+        if self.frames is not None:
+            if source.lengths is None:
+                raise ValueError("data.frames needs samples of unequal length; set data.frames=null and use data.batch_size")
+            sampler = BucketSampler(indices, source.lengths, self.frames, self.seed, rank=self._rank(), world=self._world())
+        else:
+            sampler = EpochSampler(indices, batch_size, self.seed, steps, self._rank(), self._world())
+        sampler.position = self.position
+        self._samplers.append(sampler)
+        return self._loader(Indexed(source, self.targets if labeled else None, labeled), sampler)
+
+    def _loader(self, dataset: Indexed, sampler: Any) -> DataLoader[Any]:
+        return DataLoader(dataset, batch_sampler=sampler, num_workers=self.num_workers, collate_fn=as_is, pin_memory=self._pin(),
+                          persistent_workers=self.num_workers > 0)
+
+    def _steps(self) -> int | None:
+        """Batches per epoch, with Lightning's limit taken into account so that positions and epochs agree."""
+        limit = self.trainer.limit_train_batches if self.trainer else None
+        return limit if isinstance(limit, int) and limit > 0 else self.steps_per_epoch
+
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _pin(self) -> bool:
+        return bool(self.trainer and self.trainer.strategy.root_device.type == "cuda")

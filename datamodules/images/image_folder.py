@@ -1,0 +1,53 @@
+"""Pictures in folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import SourceDataModule
+from ssl_suite.data.arrays import class_numbers, divide_rows
+from ssl_suite.data.files import PICTURES, PictureFiles, scan
+from ssl_suite.data.sources import Source
+
+
+class ImageFolderDataModule(SourceDataModule):
+    """JPEG, PNG, WebP, GIF or BMP files in ``CLASS/``, in ``train/CLASS/`` and ``test/CLASS/``, or without classes in one folder.
+
+    Decoded in the loader's workers at every fetch; for small pictures `scripts/prepare_arrays.py` makes arrays, which are faster.
+
+    Args:
+        path: the folder.
+        size: side of the pictures in pixels: the shorter side is brought to it, the middle kept.
+        test_where: test rows, as ``{labels: [cat]}``; None follows the folders ``train`` and ``test`` where there are.
+        test_fraction: share held out where there are no such folders.
+        max_bad: unreadable files to put up with in each process; each is replaced by a fixed other one of its class.
+        common: see `SourceDataModule`.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no pictures.
+        ValueError: too many files cannot be read.
+    """
+
+    modality = "images"
+
+    def __init__(self, path: str | Path, *, size: int = 64, test_where: Mapping[str, Sequence[Any]] | None = None,
+                 test_fraction: float = 0.2, max_bad: int = 10, **common: Any) -> None:
+        super().__init__(**common)
+        if size < 1:
+            raise ValueError(f"data.size={size} must be at least 1 pixel")
+        self.path, self.size, self.test_where = path, size, test_where
+        self.test_fraction, self.max_bad = test_fraction, max_bad
+        self.names: tuple[str, ...] = ()
+
+    def class_names(self) -> tuple[str, ...]:
+        return self.names
+
+    def sources(self) -> dict[str, Source]:
+        files, columns = scan(self.path, PICTURES)
+        labels, self.names = class_numbers({"all": columns.get("labels")})
+        y = labels["all"]
+        rows = divide_rows(columns, len(files), y, self.test_where, self.test_fraction, self.seed)
+        return {part: PictureFiles([files[i] for i in r], self.size, None if y is None else y[r], self.max_bad)
+                for part, r in rows.items()}

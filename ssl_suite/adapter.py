@@ -1,0 +1,150 @@
+"""`Adapter`: a trained network that goes on learning from the samples it predicts, with no labels and no trainer."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_suite.io.checkpoints import AtomicCheckpointIO
+from ssl_suite.nn.norm import Statistics, set_statistics
+from ssl_suite.nn.snapshot import Snapshot, capture, fingerprint, refuse_inference_mode, restore
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What a call did: loss, samples learned from, ``ok`` or ``skip`` (nothing changed), and why."""
+    loss: float
+    n_used: int
+    verdict: Literal["ok", "skip"] = "ok"
+    reason: str = ""
+
+
+class Adapter(nn.Module):
+    """Owns a copy of a model, the tensors of it that learn, their optimizer, and what is needed to go back.
+
+    A subclass implements `update`; what it keeps beside weights stands in buffers, so that `reset`, `state_dict` and the guard
+    cover it. Calls are serialised by a lock. Modes are set at every forward pass: `train()` and `eval()` change nothing.
+
+    Args:
+        model: maps standardised samples, and ``length`` where rows are padded, to logits (B, K); copied, never modified.
+        select: parameters that learn, of the copy it is given.
+        optimizer: makes an optimizer from them.
+        stats: batch-norm statistics: ``source`` (stored) or ``batch`` (of the samples at hand).
+        min_batch: rows from which ``batch`` statistics are trusted; fewer are predicted by the stored ones, not learned from.
+        autocast: dtype of forward passes; None is the model's own.
+    """
+
+    order: ClassVar[Literal["predict_first", "adapt_first"]] = "predict_first"
+    """Logits of `predict_and_adapt`: of the update's own forward pass, or of the updated weights."""
+
+    seen: Tensor
+
+    def __init__(self, model: nn.Module, select: Callable[[nn.Module], list[nn.Parameter]],
+                 optimizer: Callable[..., torch.optim.Optimizer], *, stats: Statistics = "source", min_batch: int = 16,
+                 autocast: Literal["bfloat16"] | None = None) -> None:
+        super().__init__()
+        refuse_inference_mode()
+        if stats not in ("source", "batch"):
+            raise ValueError(f"stats={stats!r} is not one of 'source', 'batch'")
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.fingerprint = fingerprint(self.model.state_dict())
+        self.learning = [p.requires_grad_() for p in select(self.model)]
+        self.optimizer = optimizer(self.learning)
+        self.stats, self.autocast = stats, autocast
+        self.min_batch = min_batch if stats == "batch" else 1
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.lock = threading.RLock()
+        self._source: Snapshot = {}
+
+    def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Learn through `learn`; returns the last loss and, where `order` is predict_first, the logits (B, K)."""
+        raise NotImplementedError
+
+    def learn(self, loss: Tensor) -> None:
+        """One optimizer step."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def forward(self, x: Tensor, length: Tensor | None = None, stats: Statistics | None = None) -> Tensor:
+        set_statistics(self.model, stats or (self.stats if len(x) >= self.min_batch else "source"))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast is not None):
+            return (self.model(x) if length is None else self.model(x, length)).float()
+
+    def predict(self, x: Tensor, length: Tensor | None = None) -> Tensor:
+        """Logits (B, K) by the weights of the moment. No gradient, no change of state."""
+        with self.lock, torch.no_grad():
+            return self(x, length)
+
+    def adapt(self, x: Tensor, length: Tensor | None = None, index: Tensor | None = None) -> AdaptReport:
+        """Learn from samples; see `predict_and_adapt`."""
+        return self.predict_and_adapt(x, length, index)[1]
+
+    def predict_and_adapt(self, x: Tensor, length: Tensor | None = None,
+                          index: Tensor | None = None) -> tuple[Tensor, AdaptReport]:
+        """Predict samples and learn from them, in the class's `order`; an update with a non-finite number in it is undone.
+
+        ``index`` (B,) seeds what is drawn for each sample; counted from 0 by default. Raises RuntimeError in inference mode.
+        """
+        refuse_inference_mode()
+        with self.lock, torch.enable_grad():
+            if len(x) < self.min_batch:
+                return self.predict(x, length), AdaptReport(0.0, 0, "skip", f"{len(x)} samples, fewer than {self.min_batch}")
+            before = capture(self._state(), self.optimizer)
+            self._source = self._source or before
+            index = torch.arange(len(x), device=x.device) + self.seen if index is None else index
+            try:
+                loss, logits = self.update(x.clone() if x.is_inference() else x, length, index)
+            except BaseException:
+                restore(self._state(), self.optimizer, before)
+                raise
+            logits = self.predict(x, length) if logits is None else logits.detach()
+            if not torch.stack([t.isfinite().all() for t in (loss, logits, *self.learning)]).all():
+                restore(self._state(), self.optimizer, before)
+                with torch.no_grad():
+                    return self(x, length, "source"), AdaptReport(loss.item(), 0, "skip", "loss, logits or weights not finite")
+            self.seen += len(x)
+            return logits, AdaptReport(loss.item(), len(x))
+
+    def reset(self) -> None:
+        """Back to the source model, bit by bit: weights, buffers, optimizer."""
+        with self.lock:
+            if self._source:
+                restore(self._state(), self.optimizer, self._source)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad} | dict(self.named_buffers())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What adapting changed, and a fingerprint of the source weights, which are not in it."""
+        head = {"schema": SCHEMA, "adapter": type(self).__name__, "fingerprint": self.fingerprint}
+        with self.lock:
+            return {**head, **capture(self._state(), self.optimizer)}
+
+    def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+        """Take over a state; raises ValueError where it belongs to other source weights, adapter, selection or format."""
+        with self.lock:
+            own = self.state_dict()
+            for key in [k for k in ("schema", "adapter", "fingerprint") if state.get(k) != own[k]]:
+                raise ValueError(f"{key} {state.get(key)} of the adapted state is not this adapter's {own[key]}")
+            if state["tensors"].keys() != own["tensors"].keys():
+                raise ValueError("adapted state holds other tensors than this adapter; build it with the same params")
+            self._source = self._source or own
+            restore(self._state(), self.optimizer, state)
+
+    def save(self, path: str | Path) -> None:
+        """Write `state_dict` to a file: whole or not at all."""
+        AtomicCheckpointIO().save_checkpoint(self.state_dict(), path)
+
+    def load(self, path: str | Path) -> None:
+        """Read a file of `save`."""
+        self.load_state_dict(AtomicCheckpointIO().load_checkpoint(path))

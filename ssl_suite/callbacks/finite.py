@@ -1,0 +1,48 @@
+"""A bad number never reaches the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+
+class FiniteGuard(L.Callback):
+    """Stops the run when a gradient is not finite, before the optimizer uses it.
+
+    On a CPU the check is immediate. On an accelerator the gradients are zeroed in place of a bad step and the flag is read one
+    step later, so that no step waits for the device. Under data parallelism a bad gradient of one process reaches all of them
+    with the usual averaging, so every process stops at the same step.
+    """
+
+    def __init__(self) -> None:
+        self._flag: Tensor | None = None
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        if finite.device.type == "cpu":
+            self._check(finite, trainer.global_step)
+            return
+        for gradient in gradients:
+            gradient.copy_(torch.where(finite, gradient, 0.0))
+        if self._flag is not None:
+            self._check(self._flag, trainer.global_step - 1)
+        self._flag = finite
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._flag is not None:
+            self._check(self._flag, trainer.global_step)
+
+    @staticmethod
+    def _check(finite: Tensor, step: int) -> None:
+        if not finite:
+            raise FloatingPointError(f"a gradient at step {step} is not finite; the weights of the step before are kept. "
+                                     "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true")
+
+
+def features_of(outputs: Any) -> Tensor | None:
+    """Detached features a step returned, or None."""
+    return outputs.get("features") if isinstance(outputs, dict) else None

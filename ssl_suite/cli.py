@@ -1,0 +1,130 @@
+"""Programs: a Hydra main whose user mistakes end in one message instead of a page of traceback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from ssl_suite.config import ConfigError, nearest
+
+
+def run_folder(root: str, name: str, resume: str | None) -> str:
+    """Folder of a run: a new one named by the time, or the one that is taken up again.
+
+    Args:
+        root: folder of all runs.
+        name: method and data.
+        resume: a run folder, ``auto`` for the newest run of that name with a checkpoint, or None.
+    """
+    if resume and resume != "auto":
+        return resume
+    if resume == "auto":
+        runs = [p for p in Path(root, name).glob("*") if any((p / "checkpoints").glob("*.ckpt"))]
+        if runs:
+            return str(max(runs, key=lambda p: p.name))
+    return str(Path(root, name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]))
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:
+    """A command-line program over one of the suite's root configs.
+
+    Args:
+        config_name: ``train`` or ``adapt``.
+        task: gets the composed config and the run folder; returns the score a sweep maximises, or None.
+    """
+
+    def job(cfg: DictConfig) -> float | None:
+        quiet()
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        return task(cfg, folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+
+    def main() -> None:
+        traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "1") == "full"
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(job)()
+        except KeyboardInterrupt:
+            stop("stopped by the user; take it up again with resume=auto", 130)
+        except (HydraException, OmegaConfBaseException) as error:
+            if traceback:
+                raise
+            stop(explain(error, config_name, sys.argv[1:]), 1)
+        except ConfigError as error:
+            if traceback:
+                raise
+            stop(str(error), 1)
+
+    return main
+
+
+def quiet() -> None:
+    """Keep the libraries' notices out of what the user reads; warnings of the suite itself stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for text in (".*LeafSpec.*", ".*does not have many workers.*", ".*logging interval.*", ".*sync_dist=True.*",
+                 ".*Checkpoint directory .* exists.*", ".*dataloader is not resumable.*", ".*TF32.*"):
+        warnings.filterwarnings("ignore", text)
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """Print one message to the error stream and end the program."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {message}", markup=True)
+    sys.exit(code)
+
+
+def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
+    """A configuration error in one line, with the nearest valid name."""
+    text = str(error).strip()
+    if isinstance(error, MissingConfigException):
+        wanted = re.search(r"Could not find '([^']*)/([^'/]+)'", text)
+        options = getattr(error, "options", None)
+        if wanted and options:
+            return f"{wanted[1]}={wanted[2]}: no such {wanted[1]}{nearest(wanted[2], set(options))}"
+        wanted = re.search(r"Could not find '([^']+)'", text)
+        if wanted and "/" not in wanted[1]:
+            return f"unknown key '{wanted[1]}'{nearest(wanted[1], {k.split('.')[0] for k in known_keys(config_name, overrides)})}"
+        return text
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        return f"unknown key '{key[1]}'{nearest(key[1], known_keys(config_name, overrides))}"
+    return text.splitlines()[0] if text else repr(error)
+
+
+def known_keys(config_name: str, overrides: Sequence[str]) -> set[str]:
+    """Every dotted key of the program's config, with the groups chosen on the command line."""
+    GlobalHydra.instance().clear()
+    chosen = [o for o in overrides if re.fullmatch(r"[a-z_/]+=[\w-]+", o)]
+    with initialize_config_module("configs", version_base="1.3"):
+        for attempt in (chosen, []):
+            try:
+                return set(dotted(OmegaConf.to_container(compose(config_name, attempt), resolve=False)))
+            except (HydraException, OmegaConfBaseException):
+                continue
+    return set()
+
+
+def dotted(node: Any, where: str = "") -> list[str]:
+    """Dotted names of all keys of nested mappings."""
+    if not isinstance(node, dict):
+        return []
+    here = [f"{where}{key}" for key in node]
+    return here + [name for key, value in node.items() for name in dotted(value, f"{where}{key}.")]

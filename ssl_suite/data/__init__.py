@@ -1,0 +1,1 @@
+"""Reading: sources, splits, samplers, decoding. Used by ``datamodules``, never the reverse."""

@@ -1,0 +1,143 @@
+"""Folders and lists of files, and pictures decoded when they are fetched."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as tv
+
+from ssl_suite.batch import Batch
+from ssl_suite.data.arrays import PARTS, existing
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+Columns = dict[str, np.ndarray]
+
+
+def scan(root: str | Path, suffixes: Sequence[str]) -> tuple[list[Path], Columns]:
+    """Files below a folder, sorted, with what their places say.
+
+    A folder ``train`` (and ``test``, ``val``) at the top tells the parts; the next level tells the class. Files that lie at
+    the level of the classes make the whole set unlabelled.
+
+    Args:
+        root: the folder.
+        suffixes: endings to take, lower case.
+
+    Returns:
+        The files, and the columns ``labels`` and ``split`` as far as there are any.
+
+    Raises:
+        FileNotFoundError: no such folder, or no such files in it.
+    """
+    root = existing(root)
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in suffixes and f.is_file() and not f.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(f"data.path={root} holds no files ending in {', '.join(suffixes)}")
+    places = [f.relative_to(root).parts for f in files]
+    columns: Columns = {}
+    words = {word for spellings in PARTS.values() for word in spellings}
+    if all(place[0] in words for place in places) and {place[0] for place in places} & set(PARTS["train"]):
+        if len({place[0] for place in places}) > 1:
+            columns["split"] = np.array([place[0] for place in places])
+        places = [place[1:] for place in places]
+    if all(len(place) > 1 for place in places):
+        columns["labels"] = np.array([place[0] for place in places])
+    return files, columns
+
+
+def read_manifest(path: str | Path) -> tuple[list[Path], Columns]:
+    """Files listed in a ``.tsv`` (with a head line) or ``.jsonl`` file.
+
+    Columns: ``path`` (relative to the list), ``text`` or ``label``, and optionally ``speaker``, ``split`` and others; each comes
+    back as an array named in the plural (``texts``, ``labels``, ``speakers``), ``split`` as it is.
+
+    Raises:
+        FileNotFoundError: the list does not exist.
+        ValueError: a line is damaged or lacks a column.
+    """
+    path = existing(path)
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = ([json.loads(line) for line in lines if line.strip()] if path.suffix in (".jsonl", ".json")
+                    else list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)))
+    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"data.path={path} is no readable list ({error}); it must be .tsv with a head line, or .jsonl") from error
+    if not rows or "path" not in rows[0]:
+        raise ValueError(f"data.path={path} lists no files; it needs a column 'path' (and 'text' or 'label')")
+    columns: Columns = {}
+    for key in rows[0]:
+        for number, row in enumerate(rows, start=1):
+            if row.get(key) is None:
+                raise ValueError(f"entry {number} of {path} lacks the column '{key}'")
+        columns[key if key == "split" else f"{key}s"] = np.array([str(row[key]) for row in rows])
+    return [path.parent / str(row["path"]) for row in rows], columns
+
+
+class PictureFiles:
+    """Pictures of any size, decoded, resized and cut to a square when fetched.
+
+    A file that cannot be read is replaced by another of its class, chosen by a hash of its path, so that every epoch and
+    process takes the same one.
+
+    Args:
+        files: the pictures.
+        size: side in pixels; the shorter side is brought to it, the middle kept.
+        targets: class numbers, (N,).
+        max_bad: unreadable files each process puts up with.
+    """
+
+    def __init__(self, files: Sequence[Path], size: int, targets: np.ndarray | None, max_bad: int) -> None:
+        self.files, self.size, self.targets, self.max_bad = list(files), size, targets, max_bad
+        self.lengths: np.ndarray | None = None
+        self.bad: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def fetch(self, indices: np.ndarray) -> Batch:
+        """Pictures as uint8 (B, 3, size, size), and their classes.
+
+        Raises:
+            ValueError: more than ``max_bad`` files cannot be read.
+        """
+        batch: Batch = {"x": torch.stack([self._picture(int(i)) for i in indices])}
+        if self.targets is not None:
+            batch["y"] = torch.from_numpy(self.targets[indices].astype(np.int64))
+        return batch
+
+    def _picture(self, i: int) -> Tensor:
+        for j in [i, *self._stand_ins(i)] if i not in self.bad else self._stand_ins(i):
+            if j in self.bad:
+                continue
+            try:
+                x = decode_image(str(self.files[j]), ImageReadMode.RGB, apply_exif_orientation=True)
+                return tv.center_crop(tv.resize(x, [self.size], antialias=True), [self.size, self.size])
+            except (RuntimeError, OSError) as error:
+                self._report(j, error)
+        raise ValueError(f"{self.files[i]} cannot be read, and no picture found to stand in for it; repair the folder")
+
+    def _stand_ins(self, i: int) -> list[int]:
+        """Up to 16 other pictures of the same class, in an order that the path alone decides."""
+        pool = np.arange(len(self.files)) if self.targets is None else np.flatnonzero(self.targets == self.targets[i])
+        seed = int.from_bytes(hashlib.sha256(self.files[i].name.encode()).digest()[:8], "big")
+        order = np.random.default_rng(seed).permutation(pool)
+        return [int(j) for j in order[:17] if j != i][:16]
+
+    def _report(self, j: int, error: Exception) -> None:
+        self.bad.add(j)
+        reason = str(error).splitlines()[0]
+        if len(self.bad) > self.max_bad:
+            names = ", ".join(str(self.files[k]) for k in sorted(self.bad)[:3])
+            raise ValueError(f"{len(self.bad)} pictures cannot be read, among them {names} ({reason}); remove them, "
+                             f"or raise data.max_bad={self.max_bad}")
+        warnings.warn(f"{self.files[j]} cannot be read ({reason}); another picture of its class stands in "
+                      f"({len(self.bad)} of at most {self.max_bad})", stacklevel=2)

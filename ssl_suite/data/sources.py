@@ -1,0 +1,98 @@
+"""Sources: where samples come from, as raw tensors. A source fetches a whole batch at once."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ssl_suite.batch import Batch
+
+
+class Source(Protocol):
+    """Raw samples with their labels.
+
+    Attributes:
+        targets: class number of every sample, (N,), or None.
+        lengths: time steps of every sample, (N,), or None where all are equal.
+    """
+
+    targets: np.ndarray | None
+    lengths: np.ndarray | None
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: np.ndarray) -> Batch:
+        """The samples at ``indices`` as one batch: x, and length, y, y_length where the source has them."""
+        ...
+
+
+class ArraySource:
+    """Samples held in one array, in memory or memory-mapped; a batch is as long as its longest sample.
+
+    Args:
+        x: samples along the first axis: uint8 (N, C, H, W), int16 or float (N, T), float (N, C, T).
+        targets: class numbers, (N,).
+        lengths: valid time steps, (N,).
+
+    Raises:
+        ValueError: the arrays differ in length.
+    """
+
+    def __init__(self, x: np.ndarray, targets: np.ndarray | None = None, lengths: np.ndarray | None = None) -> None:
+        for name, other in (("targets", targets), ("lengths", lengths)):
+            if other is not None and len(other) != len(x):
+                raise ValueError(f"{len(x)} samples but {len(other)} {name}")
+        self.x, self.targets, self.lengths = x, targets, lengths
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def fetch(self, indices: np.ndarray) -> Batch:
+        x = self.x[indices]
+        batch: Batch = {}
+        if self.lengths is not None:
+            lengths = self.lengths[indices].astype(np.int64)
+            x = x[..., : lengths.max()]
+            batch["length"] = torch.from_numpy(lengths)
+        batch["x"] = torch.from_numpy(np.ascontiguousarray(x))
+        if self.targets is not None:
+            batch["y"] = torch.from_numpy(self.targets[indices].astype(np.int64))
+        return batch
+
+
+class Indexed(Dataset[Batch]):
+    """A source as a map-style data set for a batch sampler: takes a list of (epoch, index), gives one collated batch.
+
+    Args:
+        source: where the samples come from.
+        targets: labels to give instead of the source's own (noisy labels, say).
+        labeled: False drops ``y``, so that nothing downstream can see a label by accident.
+    """
+
+    def __init__(self, source: Source, targets: np.ndarray | None = None, labeled: bool = True) -> None:
+        self.source, self.targets, self.labeled = source, targets, labeled
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, pair: tuple[int, int]) -> Batch:
+        return self.__getitems__([pair])
+
+    def __getitems__(self, pairs: list[tuple[int, int]]) -> Batch:
+        epochs, indices = np.array(pairs, dtype=np.int64).T
+        batch = self.source.fetch(indices)
+        batch["index"], batch["epoch"] = torch.from_numpy(indices.copy()), torch.from_numpy(epochs.copy())
+        if not self.labeled:
+            batch.pop("y", None)
+            batch.pop("y_length", None)
+        elif self.targets is not None:
+            batch["y"] = torch.from_numpy(self.targets[indices].astype(np.int64))
+        return batch
+
+
+def as_is(batch: Any) -> Any:
+    """Collate function of `Indexed`, which collates by itself."""
+    return batch

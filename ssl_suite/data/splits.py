@@ -1,0 +1,72 @@
+"""Which samples are labelled, held out, or mislabelled: pure functions of the targets and a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def hold_out(targets: np.ndarray | None, n: int, fraction: float, seed: int,
+             name: str = "data.val_fraction") -> tuple[np.ndarray, np.ndarray]:
+    """Split 0..n-1 into kept and held-out indices, each class in proportion where there are targets.
+
+    Args:
+        targets: class numbers, (n,), or None.
+        n: number of samples.
+        fraction: share to hold out, in [0, 1).
+        seed: seed of the choice.
+        name: key of the fraction, for the message.
+
+    Returns:
+        Kept and held-out indices, both sorted.
+
+    Raises:
+        ValueError: the fraction lies outside [0, 1).
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"{name} must lie in [0, 1), got {fraction}")
+    rng = np.random.default_rng((seed, 11))
+    groups = [np.arange(n)] if targets is None else [np.flatnonzero(targets == c) for c in np.unique(targets)]
+    held = np.concatenate([rng.permutation(group)[: round(len(group) * fraction)] for group in groups])
+    held = np.sort(held).astype(np.int64)
+    return np.setdiff1d(np.arange(n), held), held
+
+
+def class_balanced(targets: np.ndarray, per_class: int, seed: int, among: np.ndarray | None = None) -> np.ndarray:
+    """The same number of samples of every class, drawn without replacement.
+
+    Args:
+        targets: class numbers of the whole set, (N,).
+        per_class: samples of each class.
+        seed: seed of the choice; the same seed gives the same split everywhere.
+        among: indices to draw from; all by default.
+
+    Returns:
+        Sorted indices, (per_class * K,).
+
+    Raises:
+        ValueError: a class has fewer samples than asked for.
+    """
+    pool = np.arange(len(targets)) if among is None else among
+    rng = np.random.default_rng((seed, 13))
+    chosen = []
+    for c in np.unique(targets):
+        members = pool[targets[pool] == c]
+        if len(members) < per_class:
+            raise ValueError(f"class {c} has {len(members)} samples, fewer than data.labels_per_class={per_class}")
+        chosen.append(rng.permutation(members)[:per_class])
+    return np.sort(np.concatenate(chosen))
+
+
+def symmetric_noise(targets: np.ndarray, rate: float, num_classes: int, seed: int) -> np.ndarray:
+    """Replace exactly ``round(rate * N)`` labels, each by one of the other classes with equal probability.
+
+    Raises:
+        ValueError: the rate lies outside [0, 1].
+    """
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"data.label_noise must lie in [0, 1], got {rate}")
+    rng = np.random.default_rng((seed, 17))
+    noisy = targets.copy()
+    wrong = rng.permutation(len(targets))[: round(rate * len(targets))]
+    noisy[wrong] = (noisy[wrong] + rng.integers(1, num_classes, len(wrong))) % num_classes
+    return noisy

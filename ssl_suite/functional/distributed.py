@@ -1,0 +1,29 @@
+"""Collectives that carry the gradient. One process: the identity."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all processes, (W * B, ...), in rank order, with gradient to every process's rows."""
+    if world_size() == 1:
+        return x
+    return torch.cat(torch.distributed.nn.functional.all_gather(x))
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """Average of a detached tensor over the processes."""
+    if world_size() == 1:
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x / world_size()

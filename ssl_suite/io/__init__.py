@@ -1,0 +1,1 @@
+"""Reading and writing what a run leaves behind. Loading never runs code."""

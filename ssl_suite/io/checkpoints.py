@@ -1,0 +1,74 @@
+"""Checkpoints that are complete, verified and safe to open, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes to a temporary file beside the target, syncs, verifies, then renames; reads weights only.
+
+    Lightning's writer goes through the system's temporary folder, where a rename can be a copy that a kill tears, and it
+    swallows a refused permission. Here every failure raises, and the old file stays until the new one is proven.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if not intact(temporary):
+                raise OSError(f"{temporary} does not read back as written; is the disk full or failing?")
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def intact(path: Path) -> bool:
+    """Whether a checkpoint's checksums hold (``torch.load`` does not look at them)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest undamaged checkpoint of a run folder; damaged ones are named and passed over.
+
+    Raises:
+        FileNotFoundError: the folder holds no usable checkpoint.
+    """
+    candidates = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    for path in candidates:
+        if intact(path):
+            return path
+        rank_zero_warn(f"{path} is damaged; trying an older checkpoint")
+    raise FileNotFoundError(f"no usable checkpoint in {run / 'checkpoints'} ({len(candidates)} files looked at)")

@@ -1,0 +1,76 @@
+"""Encoders for the world outside: safetensors for plain timm or torchaudio, ONNX for runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssl_suite.batch import Spec
+from ssl_suite.config import ConfigError, require
+
+
+class Pooled(nn.Module):
+    """A backbone with one input and one output, as a runtime wants it.
+
+    Args:
+        backbone: the encoder; its input is standardised samples without padding.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(x)
+
+
+def example(spec: Spec, size: int = 2) -> Tensor:
+    """Samples of the shape a backbone takes."""
+    return torch.randn(size, *spec.shape, generator=torch.Generator().manual_seed(0))
+
+
+def export_weights(backbone: nn.Module, path: Path) -> str:
+    """Write the weights of the wrapped timm or torchaudio network under its own names.
+
+    Returns:
+        Python code that loads the file without ssl_suite.
+
+    Raises:
+        ConfigError: the backbone is the suite's own and wraps no such network.
+    """
+    if not hasattr(backbone, "net") or not hasattr(backbone, "recipe"):
+        raise ConfigError(f"{type(backbone).__name__} is the suite's own network and wraps none of timm or torchaudio; "
+                          "export it as ONNX, or load backbone.safetensors with ssl_suite.run.load_exported")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in backbone.net.state_dict().items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    return f"{backbone.recipe()}\n\nfrom safetensors.torch import load_file\n\nnet.load_state_dict(load_file({path.name!r}))\nnet.eval()\n"
+
+
+def export_onnx(backbone: nn.Module, spec: Spec, path: Path) -> float:
+    """Write the encoder as ONNX with a free batch size, and check it against PyTorch.
+
+    Returns:
+        Largest absolute difference of the features on random samples.
+
+    Raises:
+        ConfigError: the difference exceeds 1e-4.
+        ImportError: onnx, onnxruntime or onnxscript is missing.
+    """
+    for module in ("onnx", "onnxscript"):
+        require(module, extra="export")
+    runtime = require("onnxruntime", extra="export")
+    model, x = Pooled(backbone).eval().cpu(), example(spec)
+    program = torch.onnx.export(model, (x,), dynamo=True, input_names=["x"], output_names=["features"],
+                                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},), verbose=False)
+    assert program is not None
+    program.save(str(path))
+    other = example(spec, 5)
+    made = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})[0]
+    with torch.no_grad():
+        difference = float((torch.from_numpy(made) - model(other)).abs().max())
+    if difference > 1e-4:
+        raise ConfigError(f"{path}: features differ from PyTorch's by {difference:.1e}; the file is not to be trusted")
+    return difference

@@ -1,0 +1,1 @@
+"""The methods, one file each, in folders by their place in a model's life."""

@@ -1,0 +1,36 @@
+"""Projection and prediction heads."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import nn
+
+
+def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool = True,
+        last_norm: bool = False) -> nn.Sequential:
+    """Linear layers with BatchNorm and ReLU between them: the head of SimCLR, BYOL, VICReg and their kin.
+
+    Args:
+        inputs: width of the input.
+        hidden: width of the hidden layers.
+        outputs: width of the output.
+        layers: number of linear layers; 1 is a plain linear map.
+        norm: BatchNorm after each hidden layer, which then has no bias.
+        last_norm: BatchNorm after the last layer too (SimCLR has it, BYOL and VICReg do not).
+
+    Returns:
+        A module that maps (B, inputs) to (B, outputs).
+
+    Raises:
+        ValueError: fewer than one layer.
+    """
+    if layers < 1:
+        raise ValueError(f"a head needs at least one layer, got layers={layers}")
+    widths = [inputs, *[hidden] * (layers - 1)]
+    modules: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        modules.append(nn.Linear(before, after, bias=not norm))
+        modules += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
+    modules.append(nn.Linear(widths[-1], outputs, bias=not last_norm))
+    return nn.Sequential(*modules, *([nn.BatchNorm1d(outputs)] if last_norm else []))

@@ -1,0 +1,302 @@
+"""From a composed config to a finished run folder; shared by every program that trains, judges or loads."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from ssl_suite.batch import Spec, Tags
+from ssl_suite.config import ConfigError, check_target, validate
+from ssl_suite.evaluation import judge, raw_features
+from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from ssl_suite.io.weights import load_backbone, read_description, save_backbone
+from ssl_suite.method import Method
+from ssl_suite.summary import Summary, commit, flat, print_summary, timed_rate, versions, write_summary
+
+GROUPS = ("name", "seed", "model", "adapter", "data", "backbone", "backbones", "optimizer", "schedule", "trainer", "callbacks",
+          "logger", "evaluation", "init_from", "resume", "root", "trusted_packages", "objective")
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Errors while building are the user's: told in one message, with the cause and without the traceback."""
+    try:
+        yield
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"{what}: {str(cause).strip().splitlines()[0]}") from error
+    except ConfigError:
+        raise
+    except (ValueError, FileNotFoundError, ImportError, KeyError) as error:
+        raise ConfigError(f"{what}: {error.args[0] if error.args else error}") from error
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain containers, interpolations resolved."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def build_data(cfg: dict[str, Any], tags: Tags | None) -> Any:
+    """The data module, read and split, in the form the method needs."""
+    with building("data"):
+        data = hydra.utils.instantiate(cfg["data"], _convert_="all")
+        if tags is not None:
+            if data.modality not in tags.modalities:
+                raise ConfigError(f"this method works on {', '.join(tags.modalities)}, but data={cfg['name'].split('_')[-1]} "
+                                  f"are {data.modality}")
+            data.form = tags.batch
+        data.prepare_data()
+        data.setup("fit")
+    if tags is not None and tags.target == "class" and not data.spec.num_classes:
+        raise ConfigError("this method needs class labels, but the data have none")
+    if tags is not None and tags.target == "text" and not data.spec.vocabulary:
+        raise ConfigError("this method needs transcripts, but the data have none")
+    return data
+
+
+def backbone_config(cfg: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The backbone named on the command line, or the one the data config offers for this kind of method."""
+    if cfg.get("backbone"):
+        return cfg["backbone"]
+    offered = cfg.get("backbones") or {}
+    if kind not in offered:
+        raise ConfigError(f"these data name no backbone of the kind '{kind}' (there are {', '.join(offered) or 'none'}); "
+                          "choose one with backbone=...")
+    return offered[kind]
+
+
+def build_backbone(config: dict[str, Any], spec: Spec) -> nn.Module:
+    """A backbone for samples of a spec."""
+    with building("backbone"):
+        return hydra.utils.instantiate(config, _partial_=True, _convert_="all")(spec=spec)
+
+
+def build_method(cfg: dict[str, Any], backbone: nn.Module, views: nn.Module, spec: Spec) -> Method:
+    """The method, given what its constructor asks for."""
+    target = check_target(cfg["model"]["_target_"], "model._target_", cfg.get("trusted_packages", "objective") or ())
+    names = inspect.signature(target).parameters
+    offers = {"num_classes": spec.num_classes, "vocabulary": spec.vocabulary, "spec": spec}
+    given = {name: value for name, value in offers.items() if name in names and name not in cfg["model"]}
+    kind = target.tags.backbone
+    needs = {"tokens": "patches", "waveform": "contextualise"}.get(kind)
+    if needs and not hasattr(backbone, needs):
+        raise ConfigError(f"{target.__name__} needs a backbone of the kind '{kind}', and {type(backbone).__name__} is none; "
+                          "leave backbone unset to take the data's own choice")
+    with building("model"):
+        optimizer = hydra.utils.instantiate(cfg["optimizer"], _partial_=True, _convert_="all")
+        schedule = hydra.utils.instantiate(cfg["schedule"], _convert_="all")
+        make = hydra.utils.instantiate(cfg["model"], _partial_=True, _convert_="all")
+        return make(backbone=backbone, views=views, optimizer=optimizer, schedule=schedule, **given)
+
+
+def start_weights(method: Method, source: str | None) -> str | None:
+    """Load ``init_from`` into the backbone and what was copied from it; returns what was mapped."""
+    if not source:
+        return None
+    with building("init_from"):
+        report = load_backbone(method.backbone, Path(source))
+    for teacher, student in method.teachers.items():
+        getattr(method, teacher).load_state_dict(getattr(method, student).state_dict())
+    return str(report)
+
+
+@dataclass
+class Run:
+    """A finished (or saved) run, loaded.
+
+    Attributes:
+        folder: the run folder.
+        config: its configuration.
+        spec: what its data look like.
+        method: the method with its trained weights, in evaluation mode.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    spec: Spec
+    method: Method
+
+
+def load_run(folder: str | Path) -> Run:
+    """Load a run folder: its config, the description of its data, and the newest undamaged weights.
+
+    Raises:
+        ConfigError: the folder is not a run, or nothing in it can be loaded.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} is not a run folder: it holds no config.yaml")
+    config = plain(OmegaConf.load(folder / "config.yaml"))  # type: ignore[arg-type]
+    validate(config, GROUPS, config.get("trusted_packages", "objective") or ())
+    with building(str(folder)):
+        checkpoint = AtomicCheckpointIO().load_checkpoint(newest_checkpoint(folder))
+        spec = Spec.from_dict(checkpoint["spec"])
+        data = hydra.utils.instantiate(config["data"], _convert_="all")
+        target = check_target(config["model"]["_target_"], "model._target_", config.get("trusted_packages", "objective") or ())
+        backbone = build_backbone(backbone_config(config, target.tags.backbone), spec)
+        method = build_method(config, backbone, data.views.standardise(spec), spec)
+        method.load_state_dict(checkpoint["state_dict"])
+    return Run(folder, config, spec, method.eval())
+
+
+def load_exported(path: str | Path) -> tuple[nn.Module, Spec]:
+    """The backbone of a ``backbone.safetensors``, built from the description inside and loaded strictly."""
+    path = Path(path)
+    path = path / "backbone.safetensors" if path.is_dir() else path
+    with building(str(path)):
+        spec, config = read_description(path)
+        backbone = build_backbone(config, spec)
+        load_backbone(backbone, path)
+    return backbone.eval(), spec
+
+
+class SpecInCheckpoint(L.Callback):
+    """Keeps the description of the data in every checkpoint, so that a run can be loaded without its data."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["spec"] = self.spec.to_dict()
+
+
+def build_trainer(cfg: dict[str, Any], folder: Path, spec: Spec) -> L.Trainer:
+    """The trainer with callbacks, loggers and the safe checkpoint writer."""
+    with building("trainer"):
+        callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in (cfg["callbacks"] or {}).values() if c]
+        loggers = [hydra.utils.instantiate(c, _convert_="all") for c in (cfg["logger"] or {}).values() if c]
+        make = hydra.utils.instantiate(cfg["trainer"], _partial_=True, _convert_="all")
+        return make(callbacks=[*callbacks, SpecInCheckpoint(spec)], logger=loggers, plugins=[AtomicCheckpointIO()],
+                    default_root_dir=str(folder))
+
+
+def resumed_config(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """The config of a run that is taken up again: its own, with the values given on the command line on top."""
+    saved = OmegaConf.load(folder / "config.yaml")
+    given = [o for o in HydraConfig.get().overrides.task if "." in o.split("=")[0]]
+    merged = OmegaConf.merge(saved, OmegaConf.from_dotlist([o.lstrip("+") for o in given]))
+    return {**plain(merged), "resume": cfg.resume}  # type: ignore[arg-type]
+
+
+def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer, folder: Path) -> None:
+    """One line of what will run."""
+    params = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    train = len(data.parts["train"][1])
+    device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
+    Console(soft_wrap=True).print(
+        f"[bold]{cfg['name']}[/]: {type(method).__name__} · {train} {data.modality} · {type(method.backbone).__name__} · "
+        f"{params / 1e6:.2f} M parameters · {device} · {trainer.precision} · {folder}")
+
+
+def fit(cfg: DictConfig, folder: Path) -> float | None:
+    """Train, judge, save: everything behind ``train.py``."""
+    started = time.perf_counter()
+    resuming = cfg.resume is not None and (folder / "config.yaml").is_file()
+    if cfg.resume not in (None, "auto") and not resuming:
+        raise ConfigError(f"resume={cfg.resume}: {folder} holds no config.yaml; give a run folder, or resume=auto")
+    config = resumed_config(cfg, folder) if resuming else plain(cfg)
+    if not config.get("model"):
+        raise ConfigError(f"{config['name']}: this method adapts a trained model; run: python adapt.py model=... checkpoint=RUN data=...")
+    packages = config.get("trusted_packages", "objective") or ()
+    validate(config, GROUPS, packages)
+    if resuming and (folder / "summary.json").is_file():
+        Console(soft_wrap=True).print(f"{folder} is already complete; nothing to do")
+        return None
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    tags: Tags = check_target(config["model"]["_target_"], "model._target_", packages).tags
+    data = build_data(config, tags)
+    chosen = backbone_config(config, tags.backbone)
+    backbone = build_backbone(chosen, data.spec)
+    reference = {name: value.clone() for name, value in backbone.state_dict().items()}
+    method = build_method(config, backbone, data.views, data.spec)
+    mapped = start_weights(method, config["init_from"])
+    trainer = build_trainer(config, folder, data.spec)
+    if trainer.is_global_zero:
+        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        announce(config, method, data, trainer, folder)
+        if mapped:
+            Console(soft_wrap=True).print(f"init_from: {mapped}")
+    checkpoint = resume_point(folder) if resuming else None
+    before, first = trainer.global_step, time.perf_counter()
+    trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
+    seconds = time.perf_counter() - first
+    results = trainer.test(method, datamodule=data, verbose=False) if "test" in data.parts else [{}]
+    if not trainer.is_global_zero:
+        return None
+    save_backbone(folder / "backbone.safetensors", method.encoder, data.spec, chosen)
+    scores, references = judge_all(config, method, data, chosen, reference)
+    scores = {**{name.removeprefix("test/"): value for name, value in results[0].items()}, **scores}
+    if not scores:
+        scores = {"loss": float(trainer.callback_metrics.get("train/loss", float("nan")))}
+    samples = (trainer.global_step - before) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
+    summary: Summary = {
+        "method": name_of(config, "model"), "data": name_of(config, "data"), "modality": data.modality,
+        "seed": config["seed"], "commit": commit(), "versions": versions(),
+        "wall_seconds": round(time.perf_counter() - started, 2), "samples_per_second": timed_rate(samples, seconds),
+        "scores": flat(scores), "references": {name: flat(values) for name, values in references.items()}}
+    write_summary(folder, summary)
+    print_summary(folder, summary, next_commands(tags, folder, summary["data"]))
+    return summary["scores"].get(config.get("objective") or "")
+
+
+def name_of(config: dict[str, Any], group: str) -> str:
+    """Name a run was started under: the choice in the config group, or the class."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return str(choices.get(group) or config[group]["_target_"].rsplit(".", 1)[-1])
+
+
+def resume_point(folder: Path) -> str | None:
+    """The checkpoint to go on from, or None when the run died before its first."""
+    try:
+        return str(newest_checkpoint(folder))
+    except FileNotFoundError:
+        return None
+
+
+def batch_samples(data: Any) -> int:
+    """Samples of one training batch of one process; for batches by length, their mean."""
+    if data.frames is not None:
+        return max(1, len(data.parts["train"][1]) // max(1, len(data.train_dataloader())))
+    return data.batch_size * (1 + data.mu) if data.form == "semi" else data.batch_size
+
+
+def judge_all(config: dict[str, Any], method: Method, data: Any, chosen: dict[str, Any],
+              reference: dict[str, torch.Tensor]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Probe scores of the trained encoder, of the backbone before training, and of the raw data."""
+    references: dict[str, dict[str, float]] = {"untrained": {}, "raw": {}}
+    if data.parts["train"][0].targets is None or "test" not in data.parts or not config["evaluation"]["probes"]:
+        return {}, references
+    seed, samples = config["seed"], config["evaluation"]["max_samples"]
+    scores = judge(method.eval(), data, seed, samples, method.device, "probing the trained backbone")
+    untrained = build_backbone(chosen, data.spec)
+    untrained.load_state_dict(reference)
+    untrained.eval()
+    references["untrained"] = judge(lambda batch: untrained(data.views.cpu()(batch, "clean")[0], batch.get("length")), data, seed,
+                                    samples, title="probing the untrained backbone")
+    references["raw"] = judge(raw_features(data.spec), data, seed, samples, title="probing the raw data")
+    return scores, references
+
+
+def next_commands(tags: Tags, folder: Path, data: str) -> list[str]:
+    """What a user may want to type after a run."""
+    if tags.target == "class":
+        return [f"python adapt.py model=tent checkpoint={folder} data={data}", f"python scripts/export.py {folder}"]
+    if tags.task == "pretraining" and tags.backbone == "waveform":
+        return [f"python train.py model=ctc data={data} init_from={folder}"]
+    return [f"python train.py model=finetune data={data} init_from={folder} data.labels_per_class=4",
+            f"python scripts/export.py {folder}"]

@@ -1,0 +1,98 @@
+"""The summary of a run: a fixed schema that tables are built from, and what the user reads at the end."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypedDict
+
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("torch", "torchvision", "torchaudio", "lightning", "timm", "lightly", "hydra-core", "numpy")
+
+
+class Summary(TypedDict):
+    """Content of ``summary.json``. Every key is always there; the last three are flat maps of name -> number.
+
+    Keys:
+        method: name of the method's config or class.
+        data: name of the data's config or class.
+        modality: ``images``, ``speech`` or ``series``.
+        seed: seed of the run.
+        commit: git commit of the code, with ``+`` when files were changed; ``unknown`` outside a checkout.
+        versions: version of every package that matters.
+        wall_seconds: from start to end, evaluation included.
+        samples_per_second: training (or adaptation) samples per second of training (adaptation) time.
+        scores: names such as ``knn``, ``probe_1shot``, ``probe_3shot``, ``probe_full``, ``accuracy``, ``error``, ``wer``, ``per``.
+        untrained: the same probes on the backbone before training.
+        raw: the same probes on the data without a network.
+    """
+
+    method: str
+    data: str
+    modality: str
+    seed: int
+    commit: str
+    versions: dict[str, str]
+    wall_seconds: float
+    samples_per_second: float
+    scores: dict[str, float]
+    references: dict[str, dict[str, float]]
+
+
+def commit() -> str:
+    """Commit of the checkout the package lies in."""
+    folder = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "") if head.returncode == 0 else "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages a result depends on, and of Python."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write ``summary.json`` in one piece."""
+    temporary = folder / ".summary.json.tmp"
+    temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    temporary.replace(folder / "summary.json")
+
+
+def print_summary(folder: Path, summary: Summary, next_commands: list[str]) -> None:
+    """The summary as a table: scores beside the references, where everything lies, what to type next."""
+    console = Console()
+    columns = {"this run": summary["scores"], **{k: v for k, v in summary["references"].items() if v}}
+    table = Table(title=f"{summary['method']} on {summary['data']}, seed {summary['seed']}", title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in summary["scores"]:
+        table.add_row(row, *(f"{values[row]:.3f}" if row in values else "" for values in columns.values()))
+    console.print(table)
+    pictures = ", ".join(sorted(p.name for p in (folder / "pictures").glob("*.png")))
+    lines = [f"{summary['wall_seconds']:.0f} s in all, {summary['samples_per_second']:.0f} samples/s in training", "",
+             f"weights   {folder / 'backbone.safetensors'}",
+             f"metrics   {folder / 'metrics.csv'}, or: tensorboard --logdir {folder}",
+             f"pictures  {folder / 'pictures'}: {pictures or 'none'}",
+             f"summary   {folder / 'summary.json'}", ""]
+    lines += ["next:", *(f"  {command}" for command in next_commands)]
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+
+
+def timed_rate(samples: int, seconds: float) -> float:
+    """Samples per second, rounded; 0 when nothing ran."""
+    return round(samples / seconds, 1) if seconds > 0 else 0.0
+
+
+def flat(scores: dict[str, Any]) -> dict[str, float]:
+    """Scores as plain rounded floats."""
+    return {name: round(float(value), 6) for name, value in scores.items()}

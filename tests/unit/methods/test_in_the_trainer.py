@@ -1,0 +1,134 @@
+"""What depends on where the run stands: generations, ramps, schedules, frozen modules; with a real Trainer."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ssl_suite.methods.distillation.self_distillation import SelfDistillation
+from ssl_suite.methods.self_training.fixmatch import FixMatch
+from ssl_suite.methods.self_training.pseudo_label import PseudoLabel
+from ssl_suite.methods.supervised.classifier import Classifier
+from ssl_suite.optim import Constant
+from ssl_suite.views import Views
+
+
+class Net(nn.Module):
+    num_features = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU())
+
+    def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
+        return self.layers(x)
+
+
+def rows(n: int, first: int = 0) -> dict[str, Tensor]:
+    x = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(first))
+    return {"x": x, "index": torch.arange(first, first + n), "epoch": torch.zeros(n, dtype=torch.int64),
+            "y": torch.arange(n) % 3}
+
+
+VIEWS = {"weak": [], "strong": []}
+ADAM = {"optimizer": partial(torch.optim.AdamW, lr=0.05), "schedule": Constant()}
+
+
+def loader(batches: list) -> DataLoader:
+    return DataLoader(batches, batch_size=None)
+
+
+def fit(method: L.LightningModule, batches: list, epochs: int, callbacks: tuple = (), **kwargs) -> L.Trainer:
+    resume = kwargs.pop("ckpt_path", None)
+    trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+                        enable_model_summary=False, enable_checkpointing=False, callbacks=list(callbacks), **kwargs)
+    trainer.fit(method, loader(batches), ckpt_path=resume, weights_only=False if resume else None)
+    return trainer
+
+
+class Watch(Callback):
+    """Generation, optimizer steps in its state, and learning rate at every batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        state = trainer.optimizers[0].state[module.head.weight]
+        self.seen.append((int(module.generation), int(state["step"])))
+        self.losses.append(float(outputs["loss"]))
+
+
+class Save(Callback):
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def distiller() -> SelfDistillation:
+    torch.manual_seed(0)
+    return SelfDistillation(Net(), Views(VIEWS), num_classes=3, xi=1.3, generations=2, **ADAM)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_generations_follow_each_other_with_a_fresh_optimizer(accumulate):
+    watch = Watch()
+    fit(distiller(), [rows(6, 10 * i) for i in range(4)], 2, (watch,), accumulate_grad_batches=accumulate)
+    steps = watch.seen[accumulate - 1 :: accumulate]
+    assert steps == [(g, k) for g in range(2) for k in range(1, 4 // accumulate + 1)]
+
+
+@pytest.mark.parametrize("step", [3, 4, 6])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, step):
+    batches, whole, part = [rows(6)] * 4, Watch(), Watch()
+    first = distiller()
+    fit(first, batches, 2, (whole, Save(tmp_path / "at.ckpt", step)))
+    second = distiller()
+    fit(second, batches, 2, (part,), ckpt_path=tmp_path / "at.ckpt")
+    assert part.losses == whole.losses[step:]
+    assert part.seen == whole.seen[step:]
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_ramp_follows_the_run():
+    class Progress(Callback):
+        def __init__(self) -> None:
+            self.seen: list[float] = []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+            self.seen.append(module.progress)
+
+    watch = Progress()
+    method = PseudoLabel(Net(), Views(VIEWS), num_classes=3, **ADAM)
+    fit(method, [{"labeled": rows(6), "unlabeled": rows(9, 50)}] * 2, 2, (watch,))
+    assert watch.seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_fixmatch_teacher_moves_once_per_optimizer_step():
+    torch.manual_seed(0)
+    method = FixMatch(Net(), Views(VIEWS), num_classes=3, ema_decay=0.5, **ADAM)
+    before = method.ema_head.weight.clone()
+    fit(method, [{"labeled": rows(6), "unlabeled": rows(9, 50)}] * 2, 1, accumulate_grad_batches=2)
+    torch.testing.assert_close(method.ema_head.weight, 0.5 * before + 0.5 * method.head.weight)
+
+
+def test_probe_learns_without_touching_its_backbone():
+    torch.manual_seed(0)
+    method = Classifier(Net(), Views(VIEWS), num_classes=3, frozen=True, **ADAM)
+    before = {name: value.clone() for name, value in method.backbone.state_dict().items()}
+    batch = rows(12)
+    start = float(method.step(batch).loss)
+    fit(method, [batch] * 10, 3)
+    assert float(method.step(batch).loss) < 0.8 * start
+    assert all(torch.equal(before[name], value) for name, value in method.backbone.state_dict().items())

@@ -1,0 +1,38 @@
+"""TENT moves the network towards surer predictions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from ssl_suite.functional.adaptation import entropy
+from ssl_suite.methods.adaptation.tent import Tent
+
+
+def test_entropy_falls_on_a_repeated_batch():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(32, 6)
+    adapter = Tent(model, optimizer=partial(torch.optim.SGD, lr=0.1))
+    losses = [adapter.adapt(x).loss for _ in range(10)]
+    assert losses[-1] < losses[0] - 0.05
+
+
+def test_logits_are_those_before_the_update():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 4)), torch.randn(32, 6)
+    adapter = Tent(model, stats="source")
+    assert torch.equal(adapter.predict_and_adapt(x)[0], model(x).detach())
+
+
+def test_steps_must_be_positive():
+    with pytest.raises(ValueError, match="steps=0"):
+        Tent(nn.LayerNorm(3), steps=0)
+
+
+def test_entropy_of_very_sure_rows_has_a_finite_gradient():
+    logits = torch.tensor([[0.0, 1e4, -1e4]], requires_grad=True)
+    entropy(logits).sum().backward()
+    assert logits.grad.isfinite().all()
