@@ -20,6 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 
 from ssl_suite.config import ConfigError, nearest
 
@@ -55,7 +56,14 @@ def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) 
     def job(cfg: DictConfig) -> float | None:
         quiet()
         folder = Path(HydraConfig.get().runtime.output_dir)
-        return task(cfg, folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+        try:
+            return task(cfg, folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+        except ConfigError as error:
+            if os.environ["HYDRA_FULL_ERROR"] == "full":
+                raise
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+            stop(str(error), 1)
 
     def main() -> None:
         traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "1") == "full"
@@ -69,10 +77,6 @@ def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) 
             if traceback:
                 raise
             stop(explain(error, config_name, sys.argv[1:]), 1)
-        except ConfigError as error:
-            if traceback:
-                raise
-            stop(str(error), 1)
 
     return main
 
@@ -87,7 +91,7 @@ def quiet() -> None:
 
 def stop(message: str, code: int) -> NoReturn:
     """Print one message to the error stream and end the program."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {message}", markup=True)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")
     sys.exit(code)
 
 

@@ -199,7 +199,7 @@ def validate(cfg: Mapping[str, Any], groups: Sequence[str], packages: Sequence[s
 
 def describe(annotation: Any) -> str:
     """An annotation in words a user can read."""
-    return annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def targets(node: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

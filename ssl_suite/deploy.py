@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import csv
+import inspect
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -148,7 +150,7 @@ def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tup
     source = Deployed(run.method).to(device)
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
-        takes_views = "views" in factory.func.__init__.__annotations__
+        takes_views = "views" in inspect.signature(factory.func).parameters
         views = {"views": copy.deepcopy(run.method.views)} if takes_views else {}
         return factory(source, **views).to(device), source
 
@@ -161,11 +163,17 @@ def summarise(config: dict[str, Any], run: Run, data: Any, outcomes: list[Outcom
     scores |= {"error_clean_before": clean, "error_clean_after": float(np.mean(after))}
     scores |= {f"error_adapted_{row['shift']}": row["error_adapted"] for row in rows}
     source = {"error": scores["error_source"]} | {f"error_{row['shift']}": row["error_source"] for row in rows}
-    return {"method": name_of(config, "model"), "data": name_of(run.config, "data") if not config["data"] else name_of(config, "data"),
+    return {"method": name_of(config, "model"), "data": name_of(config, "data") if config["data"] else data_name(run),
             "modality": data.modality, "seed": config["seed"], "commit": commit(), "versions": versions(),
             "wall_seconds": round(seconds, 2),
             "samples_per_second": timed_rate(sum(row["n"] for row in rows), sum(o.seconds for o in outcomes)),
             "scores": flat(scores), "references": {"source": flat(source)}}
+
+
+def data_name(run: Run) -> str:
+    """Name of the data a run was trained on."""
+    path = run.folder / "summary.json"
+    return json.loads(path.read_text())["data"] if path.is_file() else run.config["data"]["_target_"].rsplit(".", 1)[-1]
 
 
 def write_metrics(folder: Path, outcomes: list[Outcome]) -> None:
@@ -224,8 +232,8 @@ def draw_shifts(path: Path, data: Any, run: Run, streams: ShiftStreams, samples:
 def report(folder: Path, summary: Summary, outcomes: list[Outcome]) -> None:
     """The table that a user reads at the end, and where everything lies."""
     table = Table(title=f"{summary['method']} on {summary['data']}, seed {summary['seed']}: error in %", title_justify="left")
-    for name in ("shift", "source", "adapted", "gain", "samples", "skipped updates", "clean after"):
-        table.add_column(name, justify="left" if name == "shift" else "right")
+    for name in ("shift", "source", "adapted", "gain", "samples", "skipped", "clean after"):
+        table.add_column(name, justify="left" if name == "shift" else "right", no_wrap=True)
     for row in (o.row() for o in outcomes):
         after = row["error_clean_after"]
         table.add_row(row["shift"], *(f"{100 * row[k]:.1f}" for k in ("error_source", "error_adapted", "gain")), str(row["n"]),

@@ -1,12 +1,21 @@
-"""What the scripts share: argument parsing and user mistakes told in one message."""
+"""What the scripts share: argument parsing, data by config name, user mistakes told in one message."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from ssl_suite.cli import stop
+import hydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_suite.batch import Spec
+from ssl_suite.cli import explain, program, quiet, stop
 from ssl_suite.config import ConfigError
+from ssl_suite.run import building, fit, plain
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -16,7 +25,46 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 def guarded(main: Callable[[], None]) -> None:
     """Run a script's main; a user's mistake ends in one message."""
+    quiet()
     try:
         main()
+    except (HydraException, OmegaConfBaseException) as error:
+        stop(explain(error, "train", sys.argv[1:]), 1)
     except (ConfigError, FileNotFoundError, ImportError) as error:
         stop(str(error), 1)
+
+
+def data_for(name: str | None, overrides: Sequence[str], spec: Spec, own: dict[str, Any] | None = None) -> Any:
+    """A data module, set up, whose samples a backbone of the given spec can take.
+
+    Args:
+        name: a data config; None takes ``own``.
+        overrides: as on the command line of ``train.py``.
+        spec: the samples the backbone was built for.
+        own: the data node of the run's own config.
+
+    Raises:
+        ConfigError: the samples are of another modality or shape.
+    """
+    if name is None:
+        config = dict(own or {})
+        config.update({key.removeprefix("data."): value for key, value in (o.split("=", 1) for o in overrides)})
+    else:
+        with hydra.initialize_config_module("configs", version_base="1.3"):
+            composed = hydra.compose("train", [f"data={name}", *overrides])
+        config = plain(composed.data)
+    with building("data"):
+        data = hydra.utils.instantiate(config, _convert_="all")
+        data.prepare_data()
+        data.setup("test")
+    fixed = slice(None) if spec.modality == "images" else slice(0, -1)
+    if data.spec.modality != spec.modality or data.spec.shape[fixed] != spec.shape[fixed]:
+        raise ConfigError(f"the backbone was built for {spec.modality} of shape {spec.shape}, the data are {data.spec.modality} of "
+                          f"shape {data.spec.shape}")
+    return data
+
+
+def started_run(overrides: Sequence[str]) -> None:
+    """Start ``train.py`` in this process with the overrides given."""
+    sys.argv = [str(Path(__file__).resolve().parents[1] / "train.py"), *overrides]
+    program("train", fit)()

@@ -47,7 +47,7 @@ class TorchvisionDataModule(SourceDataModule):
                 self._open(part, download=True)
 
     def sources(self) -> dict[str, Source]:
-        parts = {}
+        parts: dict[str, Source] = {}
         for part in ("train", "test"):
             data = self._open(part, download=False)
             labels = data.labels if self.name == "stl10" else data.targets

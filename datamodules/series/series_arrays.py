@@ -69,8 +69,7 @@ class SeriesArraysDataModule(SourceDataModule):
             return arrays
         if self.name not in sets:
             raise ValueError(f"data.name={self.name}: {self.path} holds {', '.join(sets) or 'no named sets'}; choose one of them")
-        chosen = {key.removeprefix(f"{self.name}_"): arrays[key] for key in arrays if key.startswith(f"{self.name}_")}
-        return chosen if "X_test" in chosen else {key.removesuffix("_train"): value for key, value in chosen.items()}
+        return {key.removeprefix(f"{self.name}_"): arrays[key] for key in arrays if key.startswith(f"{self.name}_")}
 
     def _pieces(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Source]:
         flat, offsets = arrays[flat_key(arrays) or ""], np.asarray(arrays["offsets"], dtype=np.int64)

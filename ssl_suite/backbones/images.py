@@ -74,9 +74,10 @@ class ViT(nn.Module):
         if width and heads and width % heads:
             raise ValueError(f"width={width} cannot be split over heads={heads}; make it a multiple")
         given: dict[str, Any] = {"embed_dim": width, "depth": depth, "num_heads": heads}
-        self.net = net = timm.create_model(name, num_classes=0, in_chans=channels, img_size=(height, columns),
-                                           patch_size=patch_size, dynamic_img_size=True,
-                                           **{key: value for key, value in given.items() if value is not None})
+        self.made = {"model_name": name, "num_classes": 0, "in_chans": channels, "img_size": (height, columns),
+                     "patch_size": patch_size, "dynamic_img_size": True,
+                     **{key: value for key, value in given.items() if value is not None}}
+        self.net = net = timm.create_model(**self.made)
         if not isinstance(net, VisionTransformer) or isinstance(net.norm, nn.Identity) or net.attn_pool is not None:
             raise ValueError(f"name={name!r} is no transformer that ends in a norm over its tokens; take a plain one, "
                              f"such as vit_small_patch16_224")
@@ -84,6 +85,11 @@ class ViT(nn.Module):
             raise ValueError(f"pool='class' needs a class token and {name!r} has none; use pool='mean'")
         self.num_features, self.num_prefix_tokens = self.net.num_features, self.net.num_prefix_tokens
         self.patch_dim = channels * patch_size ** 2
+
+    def recipe(self) -> str:
+        """Python code that makes this network, still untrained, with timm alone, and says how features are read off it."""
+        pooled = "[:, 0]" if self.pool == "class" else f"[:, {self.num_prefix_tokens}:].mean(dim=1)"
+        return f"import timm\n\nnet = timm.create_model(**{self.made!r})\n\n\ndef features(x):\n    return net.forward_features(x){pooled}\n"
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of a picture.
@@ -124,7 +130,7 @@ class ViT(nn.Module):
         """Class token, blocks and final norm over tokens (B, M, D), all or the visible ones, as (B, prefix + M, D)."""
         prefix = self.prefix_tokens()
         if prefix is not None:
-            tokens = torch.cat([prefix.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+            tokens = torch.cat([prefix.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
             valid = None if valid is None else F.pad(valid, (self.num_prefix_tokens, 0), value=True)
         tokens, mask = self.net.norm_pre(self.net.pos_drop(tokens)), attention_mask(valid)
         for block in self.net.blocks:
@@ -202,6 +208,21 @@ class ResNet(StagedPictures):
             self.net.bn1 = make_norm(width)
             self.narrow(self.net.layer1[0], width)
         self.spec, self.num_features, self.stride = spec, net.num_features, 8 if small_stem else 32
+        self.name, self.small_stem, self.standard = name, small_stem, width == 64 and norm == "batch"
+
+    def recipe(self) -> str:
+        """Python code that makes this network, still untrained, with timm alone, and says how features are read off it.
+
+        Raises:
+            ValueError: a net of another width or norm, which timm cannot make.
+        """
+        if not self.standard:
+            raise ValueError("timm makes no ResNet of this width or norm; export it as ONNX, or train width=64, norm=batch")
+        channels = self.spec.shape[0]
+        lines = ["import timm", "import torch", "", f"net = timm.create_model({self.name!r}, num_classes=0, in_chans={channels})"]
+        if self.small_stem:
+            lines += [f"net.conv1 = torch.nn.Conv2d({channels}, 64, 3, 1, 1, bias=False)", "net.maxpool = torch.nn.Identity()"]
+        return "\n".join([*lines, "features = net", ""])
 
     @staticmethod
     def narrow(block: Any, width: int) -> None:
@@ -365,6 +386,6 @@ class ConvNet(StagedPictures):
             ValueError: the picture had another size than the specification's.
         """
         if tuple(maps.shape[2:]) != self.grid:
-            raise ValueError(f"ConvNet was built for pictures of {self.spec.shape}, so maps of {self.grid}, and got maps "
-                             f"of {tuple(maps.shape[2:])}; use pictures of one size, or CifarResNet, which averages")
+            raise ValueError(f"ConvNet was built for pictures of {self.spec.shape}, so maps of {self.grid}, and got "
+                             f"maps of {tuple(maps.shape[2:])}; take pictures of one size, or CifarResNet")
         return self.linear(maps.flatten(1))

@@ -206,7 +206,7 @@ class Wav2Vec2(nn.Module):
     With ``extractor_mode="group_norm"`` statistics run over the whole padded row, so a sample's features depend on how
     far it was padded: give it crops of one length or one sample at a time, or use ``layer_norm``.
 
-    The published front-end is made for 16000 samples per second; at another rate a frame has 320 samples all the same.
+    The published front-end is made for 16000 samples per second; at another rate a frame still has 320 samples.
 
     Args:
         spec: what a waveform looks like.
@@ -229,14 +229,14 @@ class Wav2Vec2(nn.Module):
     net: Any
 
     def __init__(self, spec: Spec, *, extractor_mode: Literal["group_norm", "layer_norm"] = "group_norm",
-                 conv_channels: int = 512, conv_layers: Sequence[tuple[int, int]] = CONV_LAYERS, conv_bias: bool = False,
-                 width: int = 768, depth: int = 12, heads: int = 12, hidden: int | None = None,
-                 position_kernel: int = 128, position_groups: int = 16, dropout: float = 0.1,
+                 conv_channels: int = 512, conv_layers: Sequence[tuple[int, int]] = CONV_LAYERS,
+                 conv_bias: bool = False, width: int = 768, depth: int = 12, heads: int = 12,
+                 hidden: int | None = None, position_kernel: int = 128, position_groups: int = 16, dropout: float = 0.1,
                  activation_dropout: float = 0.0, layerdrop: float = 0.05, pre_norm: bool = False) -> None:
         super().__init__()
         self.spec, self.num_features, self.conv_features = spec, width, conv_channels
         self.conv_layers = tuple((kernel, stride) for kernel, stride in conv_layers)
-        self.net = require("torchaudio.models", extra="speech").wav2vec2_model(
+        self.made = dict(
             extractor_mode=extractor_mode, extractor_conv_bias=conv_bias,
             extractor_conv_layer_config=[(conv_channels, kernel, stride) for kernel, stride in self.conv_layers],
             encoder_embed_dim=width, encoder_num_layers=depth, encoder_num_heads=heads,
@@ -244,7 +244,14 @@ class Wav2Vec2(nn.Module):
             encoder_ff_interm_features=hidden or 4 * width, encoder_ff_interm_dropout=activation_dropout,
             encoder_projection_dropout=dropout, encoder_attention_dropout=dropout, encoder_dropout=dropout,
             encoder_layer_norm_first=pre_norm, encoder_layer_drop=layerdrop, aux_num_out=None)
+        self.net = require("torchaudio.models", extra="speech").wav2vec2_model(**self.made)
         self.initialise()
+
+    def recipe(self) -> str:
+        """Python code that makes this network, still untrained, with torchaudio alone, and says how features are read off it."""
+        return ("import torchaudio\n\n"
+                f"net = torchaudio.models.wav2vec2_model(**{self.made!r})\n\n\n"
+                "def features(x):\n    return net.extract_features(x)[0][-1].mean(dim=1)\n")
 
     def initialise(self) -> None:
         """Weights as fairseq starts them."""
@@ -287,8 +294,8 @@ class Wav2Vec2(nn.Module):
             ValueError: the waveforms are shorter than one frame.
         """
         if x.shape[-1] < self.receptive_field:
-            raise ValueError(f"a waveform of {x.shape[-1]} samples is shorter than one frame of {self.receptive_field}; "
-                             f"drop or pad such samples")
+            raise ValueError(f"a waveform of {x.shape[-1]} samples is shorter than one frame of "
+                             f"{self.receptive_field}; drop or pad such samples")
         z, _ = self.net.feature_extractor(x, None)
         return z, None if length is None else self.token_lengths(length)
 

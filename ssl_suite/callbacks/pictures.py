@@ -95,7 +95,7 @@ class Pictures(L.Callback):
         mean, var = clean.mean(-1, keepdim=True), clean.var(-1, keepdim=True)
         rebuilt = made.prediction.float() * (var + 1e-6).sqrt() + mean if method.norm_targets else made.prediction.float()
         hidden = made.mask.unsqueeze(-1)
-        triples = [clean, clean.masked_fill(hidden, clean.min().item()), torch.where(hidden, rebuilt, clean)]
+        triples = [clean, clean.masked_fill(hidden, 0.0), torch.where(hidden, rebuilt, clean)]
         columns = [[unpatch(p, spec, method.backbone.grid) for p in patches] for patches in triples]
         path = self.folder / "reconstruction.png"
         if spec.modality == "images":

@@ -99,7 +99,7 @@ def find_keys(arrays: Mapping[str, np.ndarray], x: str | None = None, y: str | N
     """Which keys hold samples and labels, part by part.
 
     Tries ``train_images`` and ``images_train`` kinds of keys first, then undivided ones (``images``). A ``val`` part stands in
-    for a missing ``test`` part. Guessed labels of more than one axis (maps of labels) are left out.
+    for a missing ``test`` part; a training part alone counts as undivided. Guessed labels of more than one axis (maps of labels) are left out.
 
     Args:
         arrays: what the data hold.
@@ -118,7 +118,7 @@ def find_keys(arrays: Mapping[str, np.ndarray], x: str | None = None, y: str | N
             keys: Keys = {part: (key, labels_key(arrays, y, part, len(arrays[key]), where)) for part, key in found.items()}
             if "val" in keys and "test" not in keys:
                 keys["test"] = keys.pop("val")
-            return keys
+            return keys if len(keys) > 1 else {"all": next(iter(keys.values()))}
     listing = ", ".join(f"{key} {tuple(arrays[key].shape)}" for key in arrays)
     wanted = f"no key {x}" if x is not None else "no key with a usual name for samples"
     raise ValueError(f"{where} has {wanted}; it holds {listing}; name the samples with data.x=KEY and the labels with data.y=KEY")

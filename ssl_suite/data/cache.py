@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     Should another process have finished the same target meanwhile, that one stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    work = target.parent / f".{target.name}-{uuid.uuid4().hex[:12]}"
+    work.mkdir()
     try:
         yield work
         try:

@@ -82,6 +82,16 @@ def read_manifest(path: str | Path) -> tuple[list[Path], Columns]:
     return [path.parent / str(row["path"]) for row in rows], columns
 
 
+def decode_picture(file: Path, size: int) -> Tensor:
+    """A picture file as uint8 (3, size, size): the shorter side brought to ``size``, the middle kept.
+
+    Raises:
+        RuntimeError: the file is damaged or no picture.
+    """
+    x = decode_image(str(file), ImageReadMode.RGB, apply_exif_orientation=True)
+    return tv.center_crop(tv.resize(x, [size], antialias=True), [size, size])
+
+
 class PictureFiles:
     """Pictures of any size, decoded, resized and cut to a square when fetched.
 
@@ -119,8 +129,7 @@ class PictureFiles:
             if j in self.bad:
                 continue
             try:
-                x = decode_image(str(self.files[j]), ImageReadMode.RGB, apply_exif_orientation=True)
-                return tv.center_crop(tv.resize(x, [self.size], antialias=True), [self.size, self.size])
+                return decode_picture(self.files[j], self.size)
             except (RuntimeError, OSError) as error:
                 self._report(j, error)
         raise ValueError(f"{self.files[i]} cannot be read, and no picture found to stand in for it; repair the folder")

@@ -35,7 +35,7 @@ def unpack(arrays: Mapping[str, np.ndarray], part: str) -> np.ndarray:
     data, offsets = arrays[f"{part}_bytes"], np.asarray(arrays[f"{part}_offsets"], dtype=np.int64)
     digest = hashlib.sha256()
     for piece in (header, data, offsets):
-        digest.update(np.ascontiguousarray(piece))
+        digest.update(memoryview(np.ascontiguousarray(piece)).cast("B"))
     folder = cache_dir() / "packed" / digest.hexdigest()[:24]
     if not folder.exists():
         with new_folder(folder) as work:
@@ -44,7 +44,7 @@ def unpack(arrays: Mapping[str, np.ndarray], part: str) -> np.ndarray:
 
 
 def _decode(header: np.ndarray, data: np.ndarray, offsets: np.ndarray, part: str, target: Path) -> None:
-    out: np.ndarray | None = None
+    out: np.memmap | None = None
     for i in track(range(len(offsets) - 1), f"decoding {part} (once)", transient=True):
         encoded = torch.from_numpy(np.concatenate([header, data[offsets[i] : offsets[i + 1]]]))
         try:

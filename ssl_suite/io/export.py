@@ -44,9 +44,13 @@ def export_weights(backbone: nn.Module, path: Path) -> str:
     if not hasattr(backbone, "net") or not hasattr(backbone, "recipe"):
         raise ConfigError(f"{type(backbone).__name__} is the suite's own network and wraps none of timm or torchaudio; "
                           "export it as ONNX, or load backbone.safetensors with ssl_suite.run.load_exported")
+    try:
+        recipe = backbone.recipe()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     tensors = {name: value.detach().cpu().contiguous() for name, value in backbone.net.state_dict().items()}
     save_file(tensors, path, metadata={"format": "pt"})
-    return f"{backbone.recipe()}\n\nfrom safetensors.torch import load_file\n\nnet.load_state_dict(load_file({path.name!r}))\nnet.eval()\n"
+    return f"from safetensors.torch import load_file\n{recipe}\n\nnet.load_state_dict(load_file({path.name!r}))\nnet.eval()\n"
 
 
 def export_onnx(backbone: nn.Module, spec: Spec, path: Path) -> float:

@@ -11,8 +11,8 @@ Deviations: all generations are one run of equal parts; at each border the stude
 afresh, and optimizer and schedule start again. ``clamp`` keeps targets from turning negative (above xi = 1 the loss
 has no lower bound without it); the paper relies on weight decay alone, which ``clamp=False`` gives. ``temperature``
 softens the teacher only, so that one cross-entropy serves both parts. Generations are not averaged into an ensemble.
-``restart="new"`` puts the entries of each first weight tensor in another order, which for independently drawn entries is
-a new draw by the same rule, whatever the network; tensors drawn as one piece (orthogonal ones) would lose their structure.
+``restart="new"`` puts the entries of each first weight tensor in another order, which for independently drawn entries
+is a new draw by the same rule, whatever the network; a tensor drawn as one piece (orthogonal) would lose its structure.
 
 Batch: ``x`` (B, ...), ``y`` (B,), ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
 
@@ -91,8 +91,8 @@ class SelfDistillation(Method):
     generation: Tensor
 
     def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, xi: float = 1.0,
-                 temperature: float = 1.0, generations: int = 2, clamp: bool = True, restart: Literal["new", "same"] = "new",
-                 **training: Unpack[Training]) -> None:
+                 temperature: float = 1.0, generations: int = 2, clamp: bool = True,
+                 restart: Literal["new", "same"] = "new", **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         if generations < 1 or temperature <= 0.0:
             raise ValueError(f"model.generations={generations} and model.temperature={temperature}: "
@@ -110,6 +110,12 @@ class SelfDistillation(Method):
         self.teacher.eval()
         return self
 
+    def setup(self, stage: str) -> None:
+        """Note the weights the run starts from, pre-trained ones too; a checkpoint to resume is read after this."""
+        if stage == "fit" and not self.current:
+            for name, student in (("backbone", self.backbone), ("head", self.head)):
+                self.initial[name].load_state_dict(student.state_dict())
+
     def on_train_start(self) -> None:
         self.current = int(self.generation)
 
@@ -123,7 +129,7 @@ class SelfDistillation(Method):
         """The student becomes the teacher and starts afresh."""
         self.generation += 1
         self.current += 1
-        draw = torch.Generator().manual_seed(1000 * self.current + self.views.seed)  # alike on every process and device
+        draw = torch.Generator().manual_seed(1000 * self.current + self.views.seed)
         for name, student in (("backbone", self.backbone), ("head", self.head)):
             self.teacher[name].load_state_dict(student.state_dict())
             student.load_state_dict(self.initial[name].state_dict())

@@ -77,7 +77,7 @@ def reconstruct(backbone: nn.Module, decoder: TransformerDecoder, x: Tensor, dra
         norm_targets: standardise each target patch.
         length: valid time steps of each row, (B,).
     """
-    patches, tokens = backbone.patches(x), backbone.embed(x)
+    patches, tokens = backbone.patches(x, length), backbone.embed(x, length)
     valid = backbone.patch_valid(x, length)
     order = random_order(draw, tokens.shape[1], valid)
     count = visible_count(tokens.shape[1], mask_ratio)

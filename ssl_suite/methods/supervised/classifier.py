@@ -59,8 +59,8 @@ class Classifier(Method):
                  label_smoothing: float = 0.0, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         if layer_decay is not None and (frozen or not 0.0 < layer_decay <= 1.0):
-            raise ValueError(f"model.layer_decay={layer_decay} with model.frozen={frozen}: give a number in (0, 1] for a "
-                             "backbone that is trained, or leave it out")
+            raise ValueError(f"model.layer_decay={layer_decay} with model.frozen={frozen}: give a number in (0, 1] for "
+                             "a backbone that is trained, or leave it out")
         self.head = nn.Linear(backbone.num_features, num_classes)
         self.frozen, self.layer_decay, self.label_smoothing = frozen, layer_decay, label_smoothing
         self.mixes = mixup > 0.0 or cutmix > 0.0

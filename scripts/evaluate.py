@@ -1,0 +1,81 @@
+"""Judge a run again, on its own data or on others.
+
+    python scripts/evaluate.py RUN                              # probes of the encoder beside two references
+    python scripts/evaluate.py RUN --protocol test              # the method's own test scores: accuracy, or CTC error rates
+    python scripts/evaluate.py RUN --protocol finetune --set data.labels_per_class=10
+    python scripts/evaluate.py RUN --data series --set data.name=GunPoint --out scores.json
+
+Protocols: ``probe`` (kNN, 1-shot, 3-shot, all labels; frozen features), ``linear`` (a linear layer trained on views of the
+data, frozen backbone), ``finetune`` (everything trained), ``test`` (no training: the run's own predictions).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from ssl_suite.evaluation import judge, raw_features
+from ssl_suite.programs import data_for, guarded, parser, started_run
+from ssl_suite.run import build_backbone, load_exported, load_run, plain
+
+
+def probes(run: Path, data: Any, seed: int) -> dict[str, dict[str, float]]:
+    """Probe scores of the encoder, of the same backbone untrained, and of the raw data."""
+    backbone, spec = load_exported(run)
+    data.views.standardise(spec)
+    from ssl_suite.io.weights import read_description
+
+    L.seed_everything(seed, verbose=False)
+    untrained = build_backbone(read_description(run / "backbone.safetensors")[1], spec).eval()
+    found = {}
+    for name, net in (("this run", backbone), ("untrained", untrained)):
+        found[name] = judge(lambda batch, net=net: net(data.views(batch, "clean")[0], batch.get("length")), data, seed, 10_000,
+                            title=f"probing: {name}")
+    found["raw"] = judge(raw_features(spec), data, seed, 10_000, title="probing: raw")
+    return found
+
+
+def own_scores(run: Path, data: Any) -> dict[str, dict[str, float]]:
+    """The run's own predictions on the test part."""
+    loaded = load_run(run)
+    data.views.standardise(loaded.spec)
+    loaded.method.views = data.views
+    trainer = L.Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    results = trainer.test(loaded.method, dataloaders=data.test_dataloader(), verbose=False)[0]
+    return {"this run": {name.removeprefix("test/"): float(value) for name, value in results.items()}}
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("run", type=Path, help="run folder")
+    arguments.add_argument("--protocol", choices=("probe", "linear", "finetune", "test"), default="probe")
+    arguments.add_argument("--data", help="a data config, as after data= (default: the run's own data)")
+    arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, as on train.py's command line")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--out", type=Path, help="write the scores as JSON")
+    given = arguments.parse_args()
+    if given.protocol in ("linear", "finetune"):
+        model = {"linear": "linear_probe", "finetune": "finetune"}[given.protocol]
+        data = given.data or json.loads((given.run / "summary.json").read_text())["data"]
+        started_run([f"model={model}", f"data={data}", f"init_from={given.run}", f"seed={given.seed}", *given.set])
+        return
+    own = plain(OmegaConf.load(given.run / "config.yaml"))["data"]  # type: ignore[arg-type]
+    data = data_for(given.data, given.set, load_exported(given.run)[1], own)
+    found = own_scores(given.run, data) if given.protocol == "test" else probes(given.run, data, given.seed)
+    table = Table("", *found)
+    for row in found["this run"]:
+        table.add_row(row, *(f"{scores[row]:.4f}" for scores in found.values()))
+    Console().print(table)
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    guarded(main)
