@@ -1,4 +1,4 @@
-"""Stream data through a trained model that goes on learning: ``python adapt.py model=tent checkpoint=RUN data=digits``."""
+"""Stream data through a trained model that goes on learning: ``python adapt.py model=tent checkpoint=RUN``."""
 
 from ssl_suite.cli import program
 from ssl_suite.deploy import deploy

@@ -3,10 +3,11 @@
     python scripts/adaptation_digits.py --method both --seeds 0 1 2
 
 Every figure goes to a CSV file as soon as it is known; a second call goes on where the first stopped. Errors in %.
-Set-up: 1000 training and 797 test digits of scikit-learn at 16 pixels, seven corruptions of the family ``digits`` at severity 5.
+Set-up: 1000 training and 797 test digits of scikit-learn at 16 pixels, seven corruptions of the family ``digits``,
+severity 5.
 
 TTT    CifarResNet 3 x 1 blocks, width 16, GroupNorm; 70 epochs; 300 test digits, one after the other.
-TENT   the same net, width 8, BatchNorm; 30 epochs; 797 test digits in batches of 128, the error of the last of 5 passes.
+TENT   the same net, width 8, BatchNorm; 30 epochs; 797 test digits in batches of 128, error of the last of 5 passes.
 """
 
 from __future__ import annotations
@@ -76,12 +77,13 @@ def digits(seed: int) -> DigitsDataModule:
     return data
 
 
-def trained(data: DigitsDataModule, seed: int, epochs: int, make: Callable[..., Method], norm: Any, width: int) -> Method:
+def trained(data: DigitsDataModule, seed: int, epochs: int, make: Callable[..., Method], norm: Any,
+            width: int) -> Method:
     """A source model."""
     L.seed_everything(seed, verbose=False)
     optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
-    method = make(CifarResNet(data.spec, blocks=1, width=width, norm=norm), data.views, num_classes=10, optimizer=optimizer,
-                  schedule=Cosine(warmup=0.3))
+    method = make(CifarResNet(data.spec, blocks=1, width=width, norm=norm), data.views, num_classes=10,
+                  optimizer=optimizer, schedule=Cosine(warmup=0.3))
     trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
                         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False)
     trainer.fit(method, data.train_dataloader())
@@ -90,7 +92,8 @@ def trained(data: DigitsDataModule, seed: int, epochs: int, make: Callable[..., 
 
 def error(answer: Callable[[Tensor, Tensor], Tensor], batches: Iterable[dict[str, Any]]) -> float:
     """Error in % of logits that ``answer`` gives for (x, index)."""
-    return 100.0 * float(np.mean(np.concatenate([(answer(b["x"], b["index"]).argmax(1) != b["y"]).numpy() for b in batches])))
+    wrong = [(answer(b["x"], b["index"]).argmax(1) != b["y"]).numpy() for b in batches]
+    return 100.0 * float(np.mean(np.concatenate(wrong)))
 
 
 def plain(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -130,7 +133,8 @@ def run_ttt(table: Figures, seed: int) -> None:
         adapter.reset()
         table[seed, "ttt_online", shift] = error(online(adapter), streams.batches(data, data.spec, shift))
         if shift != CLEAN:
-            table[seed, "ttt_forgetting", shift] = error(lambda x, index: adapter.predict(x), streams.batches(data, data.spec, CLEAN))
+            clean = streams.batches(data, data.spec, CLEAN)
+            table[seed, "ttt_forgetting", shift] = error(lambda x, index: adapter.predict(x), clean)
 
 
 def run_tent(table: Figures, seed: int) -> None:
@@ -161,7 +165,7 @@ def show(table: Figures, methods: Iterable[str], title: str) -> None:
     for method in methods:
         seeds = sorted({seed for seed, m, _ in table if m == method})
         values = {s: [table[seed, method, s] for seed in seeds if (seed, method, s) in table] for s in columns}
-        means = [float(np.mean([table[seed, method, s] for s in SHIFTS if (seed, method, s) in table])) for seed in seeds]
+        means = [float(np.mean([table[k, method, s] for s in SHIFTS if (k, method, s) in table])) for k in seeds]
         if seeds:
             out.add_row(method, *(f"{np.mean(v):.1f}" if v else "" for v in values.values()), f"{np.mean(means):.1f}",
                         " ".join(f"{m:.1f}" for m in means))

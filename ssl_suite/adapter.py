@@ -31,15 +31,15 @@ class AdaptReport:
 class Adapter(nn.Module):
     """Owns a copy of a model, the tensors of it that learn, their optimizer, and what is needed to go back.
 
-    A subclass implements `update`; what it keeps beside weights stands in buffers, so that `reset`, `state_dict` and the guard
+    A subclass implements `update`; what it keeps beside weights stands in buffers, so that `reset` and `state_dict`
     cover it. Calls are serialised by a lock. Modes are set at every forward pass: `train()` and `eval()` change nothing.
 
     Args:
-        model: maps standardised samples, and ``length`` where rows are padded, to logits (B, K); copied, never modified.
+        model: maps standardised samples, and ``length`` where rows are padded, to logits (B, K); copied.
         select: parameters that learn, of the copy it is given.
         optimizer: makes an optimizer from them.
         stats: batch-norm statistics: ``source`` (stored) or ``batch`` (of the samples at hand).
-        min_batch: rows from which ``batch`` statistics are trusted; fewer are predicted by the stored ones, not learned from.
+        min_batch: rows from which ``batch`` statistics are trusted; fewer use the stored ones and are not learned from.
         autocast: dtype of forward passes; None is the model's own.
     """
 
@@ -91,14 +91,14 @@ class Adapter(nn.Module):
 
     def predict_and_adapt(self, x: Tensor, length: Tensor | None = None,
                           index: Tensor | None = None) -> tuple[Tensor, AdaptReport]:
-        """Predict samples and learn from them, in the class's `order`; an update with a non-finite number in it is undone.
+        """Predict samples and learn from them, in the class's `order`; an update with a non-finite number is undone.
 
-        ``index`` (B,) seeds what is drawn for each sample; counted from 0 by default. Raises RuntimeError in inference mode.
+        ``index`` (B,) seeds what is drawn for each sample, counted by default. Raises RuntimeError in inference mode.
         """
         refuse_inference_mode()
         with self.lock, torch.enable_grad():
             if len(x) < self.min_batch:
-                return self.predict(x, length), AdaptReport(0.0, 0, "skip", f"{len(x)} samples, fewer than {self.min_batch}")
+                return self.predict(x, length), AdaptReport(0.0, 0, "skip", f"fewer than {self.min_batch} samples")
             before = capture(self._state(), self.optimizer)
             self._source = self._source or before
             index = torch.arange(len(x), device=x.device) + self.seen if index is None else index
@@ -111,7 +111,7 @@ class Adapter(nn.Module):
             if not torch.stack([t.isfinite().all() for t in (loss, logits, *self.learning)]).all():
                 restore(self._state(), self.optimizer, before)
                 with torch.no_grad():
-                    return self(x, length, "source"), AdaptReport(loss.item(), 0, "skip", "loss, logits or weights not finite")
+                    return self(x, length, "source"), AdaptReport(loss.item(), 0, "skip", "non-finite loss or weights")
             self.seen += len(x)
             return logits, AdaptReport(loss.item(), len(x))
 
@@ -131,7 +131,7 @@ class Adapter(nn.Module):
             return {**head, **capture(self._state(), self.optimizer)}
 
     def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> Any:
-        """Take over a state; raises ValueError where it belongs to other source weights, adapter, selection or format."""
+        """Take over a state; raises ValueError where it belongs to other source weights, adapter or selection."""
         with self.lock:
             own = self.state_dict()
             for key in [k for k in ("schema", "adapter", "fingerprint") if state.get(k) != own[k]]:

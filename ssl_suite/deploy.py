@@ -15,6 +15,7 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.panel import Panel
@@ -31,8 +32,8 @@ from ssl_suite.run import Run, build_data, building, load_run, name_of, plain
 from ssl_suite.summary import Summary, commit, flat, timed_rate, versions, write_summary
 from ssl_suite.views import Views
 
-GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "data", "backbone", "backbones", "optimizer", "schedule", "trainer",
-          "stream", "root", "trusted_packages")
+GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "data", "backbone", "backbones", "optimizer", "schedule",
+          "trainer", "stream", "root", "trusted_packages")
 
 
 class Deployed(nn.Module):
@@ -88,8 +89,8 @@ class Outcome:
         """The stream in one row of ``metrics.csv``; errors as shares."""
         source, adapted = float(np.mean(self.source)), float(np.mean(self.adapted))
         return {"shift": self.name, "n": len(self.source), "error_source": source, "error_adapted": adapted,
-                "gain": source - adapted, "n_used": self.used, "skipped": self.skipped, "seconds": round(self.seconds, 3),
-                "error_clean_after": self.clean_after}
+                "gain": source - adapted, "n_used": self.used, "skipped": self.skipped,
+                "seconds": round(self.seconds, 3), "error_clean_after": self.clean_after}
 
 
 def run_stream(adapter: Adapter, source: nn.Module, data: Any, run: Run, streams: ShiftStreams, name: str,
@@ -111,7 +112,8 @@ def run_stream(adapter: Adapter, source: nn.Module, data: Any, run: Run, streams
     return outcome
 
 
-def clean_error(predict: Callable[..., Tensor], data: Any, run: Run, streams: ShiftStreams, device: torch.device) -> float:
+def clean_error(predict: Callable[..., Tensor], data: Any, run: Run, streams: ShiftStreams,
+                device: torch.device) -> float:
     """Error on the uncorrupted stream, without learning."""
     wrong: list[bool] = []
     with torch.no_grad():
@@ -145,8 +147,8 @@ def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tup
         ConfigError: the run predicts no classes, or the method cannot adapt it.
     """
     if run.method.tags.target != "class":
-        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only classifiers are "
-                          "adapted; train one with model=finetune init_from=RUN, or model=supervised")
+        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
+                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
     source = Deployed(run.method).to(device)
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
@@ -155,7 +157,8 @@ def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tup
         return factory(source, **views).to(device), source
 
 
-def summarise(config: dict[str, Any], run: Run, data: Any, outcomes: list[Outcome], clean: float, seconds: float) -> Summary:
+def summarise(config: dict[str, Any], run: Run, data: Any, outcomes: list[Outcome], clean: float,
+              seconds: float) -> Summary:
     """The summary, in the schema of training runs; errors are shares."""
     rows = [o.row() for o in outcomes]
     after = [o.clean_after for o in outcomes if o.clean_after == o.clean_after]
@@ -231,20 +234,22 @@ def draw_shifts(path: Path, data: Any, run: Run, streams: ShiftStreams, samples:
 
 def report(folder: Path, summary: Summary, outcomes: list[Outcome]) -> None:
     """The table that a user reads at the end, and where everything lies."""
-    table = Table(title=f"{summary['method']} on {summary['data']}, seed {summary['seed']}: error in %", title_justify="left")
+    title = f"{summary['method']} on {summary['data']}, seed {summary['seed']}: error in %"
+    table = Table(title=title, title_justify="left")
     for name in ("shift", "source", "adapted", "gain", "samples", "skipped", "clean after"):
         table.add_column(name, justify="left" if name == "shift" else "right", no_wrap=True)
     for row in (o.row() for o in outcomes):
         after = row["error_clean_after"]
-        table.add_row(row["shift"], *(f"{100 * row[k]:.1f}" for k in ("error_source", "error_adapted", "gain")), str(row["n"]),
-                      str(row["skipped"]), f"{100 * after:.1f}" if after == after else "")
+        table.add_row(row["shift"], *(f"{100 * row[k]:.1f}" for k in ("error_source", "error_adapted", "gain")),
+                      str(row["n"]), str(row["skipped"]), f"{100 * after:.1f}" if after == after else "")
     scores = summary["scores"]
     table.add_section()
     table.add_row("mean", *(f"{100 * scores[k]:.1f}" for k in ("error_source", "error_adapted", "gain")), "", "",
                   f"{100 * scores['error_clean_after']:.1f}")
     console = Console()
     console.print(table)
-    lines = [f"clean error {100 * scores['error_clean_before']:.1f} % before, {100 * scores['error_clean_after']:.1f} % after",
+    before, after = (100 * scores[f"error_clean_{when}"] for when in ("before", "after"))
+    lines = [f"clean error {before:.1f} % before, {after:.1f} % after",
              f"{summary['wall_seconds']:.0f} s in all, {summary['samples_per_second']:.0f} samples/s in the adapter",
              f"adapted   {folder / 'adapter.pt'}", f"metrics   {folder / 'metrics.csv'}",
              f"pictures  {folder / 'pictures'}: shifts.png, stream.png", f"summary   {folder / 'summary.json'}"]
@@ -261,12 +266,13 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
         cfg.seed = run.config["seed"]
     config = plain(cfg)
     if not config.get("adapter"):
-        raise ConfigError(f"model={name_of(config, 'model')} is trained by train.py and does not adapt; choose model=tent or model=ttt")
+        raise ConfigError(f"model={HydraConfig.get().runtime.choices['model']} is trained by train.py and does not "
+                          "adapt; choose model=tent or model=ttt")
     validate({k: v for k, v in config.items() if k not in ("model", "trainer")}, GROUPS, config["trusted_packages"])
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
     if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
-        raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained on "
-                          f"{run.spec.num_classes} classes of {run.spec.modality}")
+        raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
+                          f"on {run.spec.num_classes} classes of {run.spec.modality}")
     use_gpu = config["trainer"]["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")
     with building("stream"):

@@ -58,6 +58,7 @@ class Speaker:
             raise RuntimeError(f"espeak-ng has no voice {item['voice']}")
         for name, number in PARAMETERS.items():
             self.lib.espeak_SetParameter(number, item[name], 0)
+        self.lib.espeak_ng_SetRandSeed(ctypes.c_long(item["seed"]))
         self.chunks.clear()
         text = item["text"].encode()
         self.lib.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 1, 0, UTF8, None, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -85,6 +84,7 @@ def plan(corpus: Corpus) -> list[dict[str, Any]]:
             "voice": choice[int(rng.integers(len(choice)))], "split": "test" if i >= first_test else "train",
             "rate": int(rng.integers(120, 171)), "pitch": int(rng.integers(30, 71)), "range": int(rng.integers(20, 81)),
             "snr_db": None if corpus.snr_db is None else float(rng.uniform(*corpus.snr_db)), "colour": float(rng.uniform(0, 2)),
+            "seed": i + 1,
         })
     return items
 
@@ -113,9 +113,7 @@ def spoken_corpus(corpus: Corpus) -> Path:
 
 
 def _speak(script: Path, folder: Path) -> None:
-    root = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run([sys.executable, "-P", "-m", "ssl_suite.data.espeak", str(script), str(folder)], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
+    program = str(Path(__file__).with_name("espeak.py"))  # by its path: it needs nothing of the suite, whose import takes seconds
+    done = subprocess.run([sys.executable, "-P", program, str(script), str(folder)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"espeak-ng could not speak the corpus: {done.stderr.strip()[-500:]}")

@@ -30,7 +30,8 @@ def select_parameters(model: nn.Module, kind: Selection = "norm_affine") -> list
     if kind == "norm_affine":
         chosen = [p for m in model.modules() if isinstance(m, NORM_LAYERS) for p in m.parameters(recurse=False)]
     elif kind == "encoder":
-        chosen = list(backbone.parameters()) if isinstance(backbone := getattr(model, "backbone", None), nn.Module) else []
+        backbone = getattr(model, "backbone", None)
+        chosen = list(backbone.parameters()) if isinstance(backbone, nn.Module) else []
     elif kind == "all":
         chosen = list(model.parameters())
     else:
@@ -43,7 +44,7 @@ def select_parameters(model: nn.Module, kind: Selection = "norm_affine") -> list
 
 
 def set_statistics(model: nn.Module, kind: Statistics) -> None:
-    """Put a network in evaluation mode, batch norm normalising by the stored (source) or by the current batch's statistics.
+    """Put a network in evaluation mode, batch norm normalising by stored (source) or by the current batch's statistics.
 
     Reversible: the stored statistics are kept and never moved. Layers without stored statistics are left alone.
     """

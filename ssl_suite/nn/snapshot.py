@@ -40,5 +40,5 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 def refuse_inference_mode() -> None:
     """Raises RuntimeError in inference mode, where nothing can learn."""
     if torch.is_inference_mode_enabled():
-        raise RuntimeError("an Adapter cannot learn in inference mode; use Trainer(inference_mode=False), or torch.no_grad() "
-                           "around what must not")
+        raise RuntimeError("an Adapter cannot learn in inference mode; use Trainer(inference_mode=False), or "
+                           "torch.no_grad()")

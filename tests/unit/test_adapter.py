@@ -205,7 +205,7 @@ def test_constant_input_stays_finite():
 
 def test_bfloat16_stays_close():
     x = samples()
-    one, two = (Tent(net("group"), stats="source", autocast=dtype).predict_and_adapt(x)[0] for dtype in (None, "bfloat16"))
+    one, two = (Tent(net("group"), stats="source", autocast=t).predict_and_adapt(x)[0] for t in (None, "bfloat16"))
     assert two.dtype == torch.float32
     assert not torch.equal(one, two)
     torch.testing.assert_close(one, two, rtol=0.05, atol=0.05)

@@ -1,15 +1,15 @@
 """Test-time training: a self-supervised task, learned beside the main one, goes on learning at test time.
 
-Idea: one extractor feeds two heads. Train both together; when deployed, take gradient steps on the self-supervised loss of the
-very sample that is to be predicted, which moves the shared layers towards its domain, then predict with the main head.
+Idea: one extractor feeds two heads. Train both together; when deployed, take gradient steps on the self-supervised loss
+of the very sample that is to be predicted, which moves the shared layers to its domain; then predict with the main one.
 
 Paper: Sun et al., "Test-Time Training with Self-Supervision for Generalization under Distribution Shifts", ICML 2020,
-arXiv 1909.13231. `TestTimeTraining` is its joint training (equation 1, rotation), `TTTAdapter` its test-time half: standard
-(source weights before every sample) and online (weights carried along the stream).
+arXiv 1909.13231. `TestTimeTraining` is its joint training (equation 1, rotation), `TTTAdapter` its test-time half:
+standard (source weights before every sample) and online (weights carried along the stream).
 
 Deviations: training turns each picture by one random quarter by default where the official script shows all four
-(``expand``); the gate on the confidence of "not turned", off in the official runs, is left out. Batch norm, where a backbone
-has it, uses its stored statistics at test time, since copies of one picture give no statistics.
+(``expand``); the gate on the confidence of "not turned", off in the official runs, is left out. Batch norm, where a
+backbone has it, uses its stored statistics at test time, since copies of one picture give no statistics.
 
 Batch: ``x`` (B, C, S, S), ``y`` (B,), ``index`` (B,), with ``epoch`` where present.
 
@@ -47,7 +47,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
 
 class Rotation(nn.Module):
-    """The self-supervised head: which quarter turn was it? A copy of the layers above the shared ones, pooled, and linear.
+    """The self-supervised head, for quarter turns: a copy of the layers above the shared ones, pooling, a linear layer.
 
     Args:
         backbone: convolutional, with ``stages``.
@@ -62,7 +62,7 @@ class Rotation(nn.Module):
         stages = list(getattr(backbone, "stages", ()))
         if not 0 < shared_until <= len(stages):
             raise ValueError(f"shared_until={shared_until} must lie between 1 and the {len(stages)} stages of "
-                             f"{type(backbone).__name__}; choose a convolutional backbone with more of them or a lower number")
+                             f"{type(backbone).__name__}; choose a lower number or another convolutional backbone")
         self.shared_until, self.expand = shared_until, expand
         self.stages = nn.ModuleList(copy.deepcopy(stage) for stage in stages[shared_until:])
         with torch.no_grad():
@@ -103,8 +103,8 @@ class TestTimeTraining(Method):
     tags = Tags("Sun et al., ICML 2020, arXiv 1909.13231", "adaptation", modalities=("images",), batch="labeled",
                 target="class", views=("weak",))
 
-    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, shared_until: int = 2, ssl_weight: float = 1.0,
-                 expand: bool = False, **training: Unpack[Training]) -> None:
+    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, shared_until: int = 2,
+                 ssl_weight: float = 1.0, expand: bool = False, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         self.head = nn.Linear(backbone.num_features, num_classes)
         self.pretext: nn.Module = Rotation(backbone, shared_until, expand)
@@ -131,7 +131,7 @@ class TTTAdapter(Adapter):
     """Gradient steps on the self-supervised loss of augmented copies of one sample, then its prediction; one by one.
 
     Args:
-        model: what `ssl_suite.deploy.Deployed` makes of a trained `TestTimeTraining`: logits, ``backbone`` and ``pretext``.
+        model: what `ssl_suite.deploy.Deployed` makes of a trained `TestTimeTraining`: has ``backbone`` and ``pretext``.
         views: the data's views; ``view`` is drawn for every copy. None makes plain copies.
         view: kind of view.
         online: carry the weights along; False goes back to the source weights before every sample.
@@ -145,16 +145,16 @@ class TTTAdapter(Adapter):
 
     order = "adapt_first"
 
-    def __init__(self, model: nn.Module, *, views: Views | None = None, view: str = "weak", online: bool = True, steps: int = 1,
-                 lr: float = 1e-3, momentum: float = 0.0, copies: int = 32, seed: int = 0,
+    def __init__(self, model: nn.Module, *, views: Views | None = None, view: str = "weak", online: bool = True,
+                 steps: int = 1, lr: float = 1e-3, momentum: float = 0.0, copies: int = 32, seed: int = 0,
                  autocast: Literal["bfloat16"] | None = None) -> None:
         if not isinstance(getattr(model, "pretext", None), nn.Module):
-            raise ValueError("this model has no self-supervised head, so test-time training has nothing to learn from; train one "
-                             "with train.py model=ttt, or adapt with model=tent")
+            raise ValueError("this model has no self-supervised head, so test-time training has nothing to learn from; "
+                             "train one with train.py model=ttt, or adapt with model=tent")
         if steps < 1 or copies < 1:
             raise ValueError(f"steps={steps} and copies={copies} must be at least 1")
-        super().__init__(model, lambda m: m.pretext.learning(m.backbone), partial(torch.optim.SGD, lr=lr, momentum=momentum),
-                         autocast=autocast)
+        super().__init__(model, lambda m: m.pretext.learning(m.backbone),
+                         partial(torch.optim.SGD, lr=lr, momentum=momentum), autocast=autocast)
         self.views = copy.deepcopy(views) or Views()
         self.view = view if views is not None else "clean"
         self.online, self.steps, self.copies, self.seed = online, steps, copies, seed
@@ -164,8 +164,8 @@ class TTTAdapter(Adapter):
         results = []
         with self.lock:
             for i in range(len(x)):
-                rows = slice(i, i + 1)
-                results.append(super().predict_and_adapt(x[rows], *(None if t is None else t[rows] for t in (length, index))))
+                row = [None if t is None else t[i : i + 1] for t in (length, index)]
+                results.append(super().predict_and_adapt(x[i : i + 1], *row))
                 if not self.online:
                     self.reset()
         used = [report for _, report in results if report.verdict == "ok"]
@@ -178,8 +178,9 @@ class TTTAdapter(Adapter):
         x = (x * self.views.std + self.views.mean).repeat_interleave(self.copies, 0)
         length = None if length is None else length.repeat_interleave(self.copies)
         for step in range(self.steps):
-            keys = [sample_keys(self.seed, torch.full_like(index, step), index, stream) for stream in (0, PRETEXT_STREAM)]
-            view, task = (Draw(key).copies(self.copies) for key in keys)
+            epoch = torch.full_like(index, step)
+            view, task = (Draw(sample_keys(self.seed, epoch, index, stream)).copies(self.copies)
+                          for stream in (0, PRETEXT_STREAM))
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast is not None):
                 copies = self.views.apply_kind(x, self.view, view, length)
                 loss, _ = self.model.eval().pretext(self.model.backbone, copies, task, length)

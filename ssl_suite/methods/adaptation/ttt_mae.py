@@ -2,11 +2,12 @@
 
 Idea: as `ttt`, with a pretext task that needs no orientation, and so serves pictures, speech and time series alike.
 
-Paper: Gandelsman et al., "Test-Time Training with Masked Autoencoders", NeurIPS 2022, arXiv 2209.07522. At test time, copies of
-one sample with a mask each; normalised patch error; SGD with momentum; the encoder learns, the decoder does not.
+Paper: Gandelsman et al., "Test-Time Training with Masked Autoencoders", NeurIPS 2022, arXiv 2209.07522. At test time,
+copies of one sample with a mask each; normalised patch error; SGD with momentum; the encoder learns, the decoder does
+not.
 
-Deviations: encoder, decoder and classifier are trained together from the start (start the encoder from a pre-trained one with
-``init_from``); the paper freezes a pre-trained encoder and trains a transformer as classifier ("ViT probing").
+Deviations: encoder, decoder and classifier are trained together from the start (start the encoder from a pre-trained
+one with ``init_from``); the paper freezes a pre-trained encoder and trains a transformer as classifier ("ViT probing").
 
 Batch: ``x`` (B, ...), ``y`` (B,), ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_suite.batch import Tags
@@ -73,8 +73,9 @@ class TestTimeTrainingMAE(TestTimeTraining):
     tags = Tags("Gandelsman et al., NeurIPS 2022, arXiv 2209.07522", "adaptation", batch="labeled", target="class",
                 backbone="tokens", views=("weak",))
 
-    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, ssl_weight: float = 1.0, mask_ratio: float = 0.75,
-                 decoder_width: int = 128, decoder_depth: int = 2, **training: Unpack[Training]) -> None:
+    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, ssl_weight: float = 1.0,
+                 mask_ratio: float = 0.75, decoder_width: int = 128, decoder_depth: int = 2,
+                 **training: Unpack[Training]) -> None:
         Method.__init__(self, backbone, views, **training)
         self.head = nn.Linear(backbone.num_features, num_classes)
         self.pretext = Rebuilding(backbone, mask_ratio, decoder_width, decoder_depth)

@@ -96,7 +96,8 @@ def test_joint_training_lowers_both_losses(make):
 
 
 def test_scores_count_the_pretext_task():
-    total, count = joint().score({"x": samples(), "y": torch.zeros(6, dtype=torch.int64), "index": torch.arange(6)})["ssl_accuracy"]
+    batch = {"x": samples(), "y": torch.zeros(6, dtype=torch.int64), "index": torch.arange(6)}
+    total, count = joint().score(batch)["ssl_accuracy"]
     assert count == 6
     assert 0 <= total <= 6
 

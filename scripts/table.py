@@ -1,0 +1,128 @@
+"""Run a table of experiments: rows x seeds, each cell one run of train.py or adapt.py, taken up again where it stopped.
+
+    python scripts/table.py                                                  # the tables there are
+    python scripts/table.py mnist_few_labels --set data.path=mnist.npz       # 3 seeds, two cells at a time
+    python scripts/table.py mnist_few_labels --seeds 0 --only fixmatch
+
+A table is a file ``configs/table/NAME.yaml``: overrides ``common`` to all rows, ``rows`` of name -> overrides, and the
+``metrics`` to print. ``{row}`` in an override stands for the run folder of that row with the same seed. Cells are finished
+when their summary.json exists. The rows with mean and spread go to the terminal and, with every run's command and commit,
+to ``docs/tables/NAME.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ssl_suite.config import ConfigError, nearest
+from ssl_suite.programs import guarded, parser
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = ROOT / "configs" / "table"
+
+
+def command(table: dict[str, Any], row: str, seed: int, folders: Path, extra: list[str]) -> list[str]:
+    """The command of one cell."""
+    entry = table["rows"][row]
+    program, overrides = ("adapt.py", entry["adapt"]) if isinstance(entry, dict) else ("train.py", entry)
+    places = {name: str(folders / f"{name}-{seed}") for name in table["rows"]}
+    given = [o.format(**places) if o.count("{") and "{_" not in o and ":" not in o else o for o in [*table["common"], *overrides]]
+    return [program, *given, *extra, f"seed={seed}", f"hydra.run.dir={folders / f'{row}-{seed}'}"]
+
+
+def run_seed(table: dict[str, Any], seed: int, rows: list[str], folders: Path, extra: list[str], tick: Any) -> None:
+    """All rows of one seed, one after the other; finished ones are passed over."""
+    for row in rows:
+        folder = folders / f"{row}-{seed}"
+        if not (folder / "summary.json").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+            with (folder / "log.txt").open("w") as log:
+                done = subprocess.run([sys.executable, *command(table, row, seed, folders, extra)], cwd=ROOT, env=environment,
+                                      stdout=log, stderr=subprocess.STDOUT)
+            if done.returncode:
+                tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
+                raise ConfigError(f"{row}, seed {seed} ended with code {done.returncode}: {tail}")
+        tick()
+
+
+def collect(table: dict[str, Any], rows: list[str], seeds: list[int], folders: Path, extra: list[str]) -> list[dict[str, Any]]:
+    """One record per score of each cell and of its references."""
+    records = []
+    for row in rows:
+        for seed in seeds:
+            summary = json.loads((folders / f"{row}-{seed}" / "summary.json").read_text())
+            line = shlex.join(command(table, row, seed, Path("RUNS"), [o for o in extra if "path=" not in o]))
+            shared = {"seed": seed, "commit": summary["commit"], "seconds": summary["wall_seconds"],
+                      "torch": summary["versions"]["torch"], "command": f"python {line}"}
+            for name, value in summary["scores"].items():
+                records.append({"row": row, "metric": name, "value": value, **shared})
+            for reference, scores in summary["references"].items():
+                records += [{"row": f"{row} ({reference})", "metric": k, "value": v, **shared} for k, v in scores.items()]
+    return records
+
+
+def show(name: str, metrics: list[str], records: list[dict[str, Any]]) -> None:
+    """Print mean and standard deviation over the seeds."""
+    printed = Table("", *metrics, title=name)
+    for row in dict.fromkeys(r["row"] for r in records):
+        cells = []
+        for metric in metrics:
+            values = [float(r["value"]) for r in records if r["row"] == row and r["metric"] == metric]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}" if values else "")
+        if any(cells):
+            printed.add_row(row, *cells)
+    Console().print(printed)
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = parser(__doc__ or "")
+    names = sorted(p.stem for p in TABLES.glob("*.yaml"))
+    arguments.add_argument("table", nargs="?", help=f"one of: {', '.join(names)}")
+    arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for every cell, such as data.path=...")
+    arguments.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    arguments.add_argument("--only", nargs="*", help="these rows only")
+    arguments.add_argument("--jobs", type=int, default=2, help="cells at a time (default: 2)")
+    arguments.add_argument("--runs", type=Path, default=ROOT / "runs" / "tables", help="folder of the runs (default: runs/tables)")
+    given = arguments.parse_args()
+    if given.table is None:
+        for name in names:
+            print(f"{name:24s} {(TABLES / f'{name}.yaml').read_text().splitlines()[0].lstrip('# ')}")
+        return
+    if given.table not in names:
+        raise ConfigError(f"there is no table '{given.table}'{nearest(given.table, names)}")
+    table = yaml.safe_load((TABLES / f"{given.table}.yaml").read_text())
+    rows, folders = given.only or list(table["rows"]), given.runs.resolve() / given.table
+    with Progress() as progress, ThreadPoolExecutor(given.jobs) as pool:
+        task = progress.add_task(given.table, total=len(rows) * len(given.seeds))
+        jobs = [pool.submit(run_seed, table, seed, rows, folders, given.set, lambda: progress.advance(task)) for seed in given.seeds]
+        for job in jobs:
+            job.result()
+    records = collect(table, rows, given.seeds, folders, given.set)
+    show(given.table, table["metrics"], records)
+    out = ROOT / "docs" / "tables" / f"{given.table}.csv"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+if __name__ == "__main__":
+    guarded(main)
