@@ -7,7 +7,8 @@ Set-up: 1000 training and 797 test digits of scikit-learn at 16 pixels, seven co
 severity 5.
 
 TTT    CifarResNet 3 x 1 blocks, width 16, GroupNorm; 70 epochs; 300 test digits, one after the other.
-TENT   the same net, width 8, BatchNorm; 30 epochs; 797 test digits in batches of 128, error of the last of 5 passes.
+TENT   the same net, width 8, BatchNorm; 30 epochs; 797 test digits in batches of 128, error of the last of 5 passes. On
+       five other corruptions (speckle, shot, spatter, defocus, jpeg) rates from 1e-2 to 1e-1 all gained; 3e-2 is used.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def run_tent(table: Figures, seed: int) -> None:
         return
     data = digits(seed)
     source = Deployed(trained(data, seed, 30, Classifier, "batch", 8))
-    adapter = Tent(source, optimizer=partial(torch.optim.SGD, lr=1e-2, momentum=0.9))
+    adapter = Tent(source, optimizer=partial(torch.optim.SGD, lr=3e-2, momentum=0.9))
     streams = ShiftStreams(family="digits", seed=seed)
     for shift in SHIFTS:
         batches = list(streams.batches(data, data.spec, shift))

@@ -14,20 +14,22 @@ import sys
 from ssl_suite.data.prepare import prepare_audio, prepare_images
 
 LAYOUT = ("INPUT is a folder: CLASS/FILE, or train/CLASS/FILE and test/CLASS/FILE, or files without classes. "
-          "For audio it may also be a list (.tsv with a head line, or .jsonl) with the columns path, text or label, speaker, split.")
+          "For audio it may also be a list (.tsv with a head line, or .jsonl) with the columns "
+          "path, text or label, speaker, split.")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=LAYOUT)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog=LAYOUT)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="images|audio")
     images = kinds.add_parser("images", help="uint8 pictures of one size", epilog=LAYOUT)
-    images.add_argument("--size", type=int, default=64, help="shorter side in pixels, the middle kept (default: %(default)s)")
+    images.add_argument("--size", type=int, default=64, help="shorter side in pixels (default: %(default)s)")
     audio = kinds.add_parser("audio", help="int16 recordings end to end", epilog=LAYOUT)
     audio.add_argument("--rate", type=int, default=16000, help="samples per second (default: %(default)s)")
     for kind in (images, audio):
         kind.add_argument("input", metavar="INPUT", help="folder of files" + (", or a list" if kind is audio else ""))
-        kind.add_argument("output", metavar="OUTPUT", help="folder to make; it must not exist, and appears only when complete")
+        kind.add_argument("output", metavar="OUTPUT", help="folder to make; appears only when complete")
         kind.add_argument("--max-bad", type=int, default=0, help="unreadable files to leave out (default: %(default)s)")
     return parser.parse_args(arguments)
 

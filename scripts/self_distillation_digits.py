@@ -6,6 +6,9 @@ Multinomial logistic regression with an L2 penalty on 600 standardised training 
 replaced by a wrong class at the given rate; a teacher on the labels, a student on xi * teacher + (1 - xi) * label with
 the same penalty; accuracy on the other 1197 digits, mean over seeds (Das and Sanghavi, ICML 2023, arXiv 2301.13304).
 The loss stays convex for xi above 1 and the penalty bounds it, so L-BFGS finds the one minimum.
+
+Measured (2026-11-24, 14 s on one core): half of the labels wrong, penalty 1e-2: teacher 77.1, xi 1 81.9, xi 2 83.9; no
+wrong labels: teacher 95.1, xi 1 94.0, xi 2 92.6.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Adapter(nn.Module):
     """Owns a copy of a model, the tensors of it that learn, their optimizer, and what is needed to go back.
 
     A subclass implements `update`; what it keeps beside weights stands in buffers, so that `reset` and `state_dict`
-    cover it. Calls are serialised by a lock. Modes are set at every forward pass: `train()` and `eval()` change nothing.
+    cover it. Calls are serialised by a lock. Modes are set at every forward pass: `train()` and `eval()` matter not.
 
     Args:
         model: maps standardised samples, and ``length`` where rows are padded, to logits (B, K); copied.
@@ -124,13 +124,13 @@ class Adapter(nn.Module):
     def _state(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad} | dict(self.named_buffers())
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What adapting changed, and a fingerprint of the source weights, which are not in it."""
         head = {"schema": SCHEMA, "adapter": type(self).__name__, "fingerprint": self.fingerprint}
         with self.lock:
             return {**head, **capture(self._state(), self.optimizer)}
 
-    def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Take over a state; raises ValueError where it belongs to other source weights, adapter or selection."""
         with self.lock:
             own = self.state_dict()

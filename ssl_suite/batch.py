@@ -9,6 +9,9 @@ from torch import Tensor
 
 Modality = Literal["images", "speech", "series"]
 
+Backbone = Any
+"""A network of `ssl_suite.backbones` or one that follows its protocol (``num_features``, ``forward``, ``tokens``)."""
+
 Batch = dict[str, Any]
 """One batch. Keys, each present only where the data have it:
 

@@ -43,6 +43,7 @@ def run_folder(root: str, name: str, resume: str | None) -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.clear_resolver("oc.env")  # a config, which is saved with the run, cannot read secrets from the environment
 
 
 def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) -> Callable[[], None]:

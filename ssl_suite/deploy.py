@@ -93,12 +93,17 @@ class Outcome:
                 "seconds": round(self.seconds, 3), "error_clean_after": self.clean_after}
 
 
+def moved(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Samples, their lengths and classes, on a device."""
+    return batch["x"].to(device), batch["length"].to(device) if "length" in batch else None, batch["y"].to(device)
+
+
 def run_stream(adapter: Adapter, source: nn.Module, data: Any, run: Run, streams: ShiftStreams, name: str,
                tick: Callable[[int], None] = lambda n: None) -> Outcome:
     """Send one stream through the source model and through the adapter, each sample once."""
     outcome, device = Outcome(name), adapter.seen.device
     for batch in streams.batches(data, run.spec, name):
-        x, length, y = (None if batch.get(key) is None else batch[key].to(device) for key in ("x", "length", "y"))
+        x, length, y = moved(batch, device)
         with torch.no_grad():
             plain_logits = source(x, length)
         start = time.perf_counter()
@@ -118,7 +123,7 @@ def clean_error(predict: Callable[..., Tensor], data: Any, run: Run, streams: Sh
     wrong: list[bool] = []
     with torch.no_grad():
         for batch in streams.batches(data, run.spec, CLEAN):
-            x, length, y = (None if batch.get(key) is None else batch[key].to(device) for key in ("x", "length", "y"))
+            x, length, y = moved(batch, device)
             wrong += (predict(x, length).argmax(1) != y).tolist()
     return float(np.mean(wrong))
 
@@ -162,7 +167,9 @@ def summarise(config: dict[str, Any], run: Run, data: Any, outcomes: list[Outcom
     """The summary, in the schema of training runs; errors are shares."""
     rows = [o.row() for o in outcomes]
     after = [o.clean_after for o in outcomes if o.clean_after == o.clean_after]
-    scores = {name: float(np.mean([row[name] for row in rows])) for name in ("error_adapted", "error_source", "gain")}
+    shifted = [row for row in rows if row["shift"] != CLEAN] or rows
+    means = ("error_adapted", "error_source", "gain")
+    scores = {name: float(np.mean([row[name] for row in shifted])) for name in means}
     scores |= {"error_clean_before": clean, "error_clean_after": float(np.mean(after))}
     scores |= {f"error_adapted_{row['shift']}": row["error_adapted"] for row in rows}
     source = {"error": scores["error_source"]} | {f"error_{row['shift']}": row["error_source"] for row in rows}
@@ -244,7 +251,8 @@ def report(folder: Path, summary: Summary, outcomes: list[Outcome]) -> None:
                       str(row["n"]), str(row["skipped"]), f"{100 * after:.1f}" if after == after else "")
     scores = summary["scores"]
     table.add_section()
-    table.add_row("mean", *(f"{100 * scores[k]:.1f}" for k in ("error_source", "error_adapted", "gain")), "", "",
+    means = (scores[k] for k in ("error_source", "error_adapted", "gain"))
+    table.add_row("mean of shifts", *(f"{100 * mean:.1f}" for mean in means), "", "",
                   f"{100 * scores['error_clean_after']:.1f}")
     console = Console()
     console.print(table)
@@ -259,15 +267,15 @@ def report(folder: Path, summary: Summary, outcomes: list[Outcome]) -> None:
 def deploy(cfg: DictConfig, folder: Path) -> None:
     """Load a run, adapt it along the streams, report."""
     started = time.perf_counter()
+    if not cfg.adapter:
+        raise ConfigError(f"model={HydraConfig.get().runtime.choices['model']} is trained by train.py and does not "
+                          "adapt; choose model=tent or model=ttt")
     if not cfg.checkpoint:
         raise ConfigError("checkpoint is missing; give the folder of a trained classifier: checkpoint=runs/...")
     run = load_run(cfg.checkpoint)
     if cfg.seed is None:
         cfg.seed = run.config["seed"]
     config = plain(cfg)
-    if not config.get("adapter"):
-        raise ConfigError(f"model={HydraConfig.get().runtime.choices['model']} is trained by train.py and does not "
-                          "adapt; choose model=tent or model=ttt")
     validate({k: v for k, v in config.items() if k not in ("model", "trainer")}, GROUPS, config["trusted_packages"])
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
     if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):

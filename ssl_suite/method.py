@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import update_teacher
 from ssl_suite.optim import Cosine, parameter_groups
 from ssl_suite.optim.schedules import Schedule
@@ -46,10 +46,11 @@ class Method(L.LightningModule):
     teachers: ClassVar[Mapping[str, str]] = {}
     """Attribute of each teacher -> attribute of its student."""
 
-    def __init__(self, backbone: nn.Module, views: Views, *, optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    def __init__(self, backbone: Backbone, views: Views, *, optimizer: Callable[..., torch.optim.Optimizer] | None = None,
                  schedule: Schedule | None = None) -> None:
         super().__init__()
-        self.backbone, self.views = backbone, views
+        self.backbone: Backbone = backbone
+        self.views = views
         self.make_optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
         self.schedule = schedule or Cosine()
 
@@ -116,7 +117,7 @@ class Method(L.LightningModule):
         """Step, then move the teachers: Lightning calls this once per optimizer step, not per accumulated batch."""
         super().optimizer_step(*args, **kwargs)
         if self.teachers:
-            self.update_teachers(self.trainer.global_step, int(self.trainer.estimated_stepping_batches))
+            self.update_teachers(self.trainer.global_step + 1, int(self.trainer.estimated_stepping_batches))
 
     def update_teachers(self, step: int, total: int) -> None:
         """Move every teacher towards its student."""

@@ -19,6 +19,7 @@ from rich.console import Console
 from torch import nn
 
 from ssl_suite.batch import Spec, Tags
+from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.config import ConfigError, check_target, validate
 from ssl_suite.evaluation import judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
@@ -185,11 +186,21 @@ def build_trainer(cfg: dict[str, Any], folder: Path, spec: Spec) -> L.Trainer:
                     default_root_dir=str(folder))
 
 
+def folder_keys(node: Any, where: str = "") -> list[str]:
+    """Dotted names of the values that are made from the run folder."""
+    if isinstance(node, dict):
+        return [key for name, value in node.items() for key in folder_keys(value, f"{where}.{name}" if where else str(name))]
+    return [where] if isinstance(node, str) and "${hydra:runtime.output_dir}" in node else []
+
+
 def resumed_config(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """The config of a run that is taken up again: its own, with the values given on the command line on top."""
     saved = OmegaConf.load(folder / "config.yaml")
     given = [o for o in HydraConfig.get().overrides.task if "." in o.split("=")[0]]
     merged = OmegaConf.merge(saved, OmegaConf.from_dotlist([o.lstrip("+") for o in given]))
+    for key in folder_keys(OmegaConf.to_container(cfg, resolve=False)):
+        if OmegaConf.select(merged, key) is not None:  # the folder may have been moved or copied since
+            OmegaConf.update(merged, key, OmegaConf.select(cfg, key))
     return {**plain(merged), "resume": cfg.resume}  # type: ignore[arg-type]
 
 
@@ -232,9 +243,11 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         if mapped:
             Console(soft_wrap=True).print(f"init_from: {mapped}")
     checkpoint = resume_point(folder) if resuming else None
-    before, first = trainer.global_step, time.perf_counter()
+    first = time.perf_counter()
     trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
     seconds = time.perf_counter() - first
+    state = next((c for c in trainer.callbacks if isinstance(c, ResumeState)), ResumeState())  # type: ignore[attr-defined]
+    loss = float({**state.metrics, **trainer.callback_metrics}.get("train/loss", 0.0))
     results = trainer.test(method, datamodule=data, verbose=False) if "test" in data.parts else [{}]
     if not trainer.is_global_zero:
         return None
@@ -242,8 +255,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     scores, references = judge_all(config, method, data, chosen, reference)
     scores = {**{name.removeprefix("test/"): value for name, value in results[0].items()}, **scores}
     if not scores:
-        scores = {"loss": float(trainer.callback_metrics.get("train/loss", float("nan")))}
-    samples = (trainer.global_step - before) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
+        scores = {"loss": loss}
+    samples = (trainer.global_step - state.first_step) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
     summary: Summary = {
         "method": name_of(config, "model"), "data": name_of(config, "data"), "modality": data.modality,
         "seed": config["seed"], "commit": commit(), "versions": versions(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,7 +18,7 @@ PACKAGES = ("torch", "torchvision", "torchaudio", "lightning", "timm", "lightly"
 
 
 class Summary(TypedDict):
-    """Content of ``summary.json``. Every key is always there; the last three are flat maps of name -> number.
+    """Content of ``summary.json``; every key is always there. The names of the scores stand in ``docs/summary.md``.
 
     Keys:
         method: name of the method's config or class.
@@ -27,9 +29,8 @@ class Summary(TypedDict):
         versions: version of every package that matters.
         wall_seconds: from start to end, evaluation included.
         samples_per_second: training (or adaptation) samples per second of training (adaptation) time.
-        scores: names such as ``knn``, ``probe_1shot``, ``probe_3shot``, ``probe_full``, ``accuracy``, ``error``, ``wer``, ``per``.
-        untrained: the same probes on the backbone before training.
-        raw: the same probes on the data without a network.
+        scores: what the run reached, name -> finite number.
+        references: the same of what it is to be compared with: ``untrained`` and ``raw``, or ``source``; may be empty.
     """
 
     method: str
@@ -60,8 +61,39 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
+def check_summary(summary: Mapping[str, Any]) -> None:
+    """Check that a summary follows the schema.
+
+    Raises:
+        ValueError: a key is missing or unknown, a value is of another type, or a number is not finite.
+    """
+    if summary.keys() != Summary.__annotations__.keys():
+        odd = sorted(summary.keys() ^ Summary.__annotations__.keys())
+        raise ValueError(f"summary.json: missing or unknown keys {', '.join(odd)}")
+    for key in ("method", "data", "modality", "commit"):
+        if not isinstance(summary[key], str) or not summary[key]:
+            raise ValueError(f"summary.json: {key}={summary[key]!r} is no text")
+    if type(summary["seed"]) is not int:
+        raise ValueError(f"summary.json: seed={summary['seed']!r} is no whole number")
+    if not summary["versions"] or not all(isinstance(v, str) for v in summary["versions"].values()):
+        raise ValueError("summary.json: versions are texts, name by name")
+    if not summary["scores"]:
+        raise ValueError("summary.json: there are no scores")
+    numbers = {key: summary[key] for key in ("wall_seconds", "samples_per_second")}
+    for where, scores in {"scores": summary["scores"], **summary["references"]}.items():
+        numbers |= {f"{where}.{name}": value for name, value in scores.items()}
+    for where, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"summary.json: {where}={value!r} is no finite number")
+
+
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Write ``summary.json`` in one piece."""
+    """Check ``summary.json`` and write it in one piece.
+
+    Raises:
+        ValueError: see `check_summary`.
+    """
+    check_summary(summary)
     temporary = folder / ".summary.json.tmp"
     temporary.write_text(json.dumps(summary, indent=2) + "\n")
     temporary.replace(folder / "summary.json")

@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 def names(group: str) -> list[str]:
     """Choices of a config group."""
-    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
+    return sorted(p.stem for p in (CONFIGS / group).glob("[a-z]*.yaml"))
 
 
 def composed(*overrides: str, program: str = "train", folder: str = "unused") -> dict[str, Any]:
@@ -31,7 +31,7 @@ def composed(*overrides: str, program: str = "train", folder: str = "unused") ->
         OmegaConf.set_struct(cfg, False)
         hydra = cfg.pop("hydra")
         cfg.name = f"{hydra.runtime.choices.get('model')}_{hydra.runtime.choices.get('data')}"
-        for name in ("callbacks", "logger"):
+        for name in ("callbacks", "logger") if program == "train" else ():
             cfg[name] = yaml.safe_load(OmegaConf.to_yaml(cfg.get(name)).replace("${hydra:runtime.output_dir}", folder))
         out = OmegaConf.to_container(cfg, resolve=True)
     finally:

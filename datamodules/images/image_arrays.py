@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import SourceDataModule
-from ssl_suite.data.arrays import ArrayFile, as_pictures, balanced_prefix, class_numbers, divide_rows, find_keys, labels_key
+from ssl_suite.data.arrays import (
+    ArrayFile,
+    as_pictures,
+    balanced_prefix,
+    class_numbers,
+    divide_rows,
+    find_keys,
+    labels_key,
+)
 from ssl_suite.data.packed import packed_parts, unpack
 from ssl_suite.data.sources import ArraySource, Source
 
@@ -19,7 +27,8 @@ class ImageArraysDataModule(SourceDataModule):
 
     Finds keys such as ``train_images`` and ``train_labels``, ``X_train`` and ``y_train``, or undivided ``images`` and
     ``labels``, from which a test part is then held out. Part keys like ``train_bytes`` are unpacked (see
-    `ssl_suite.data.packed`; the first time takes about 0.05 ms a picture). A ``val`` part without a ``test`` part is the test.
+    `ssl_suite.data.packed`; the first time takes about 0.05 ms a picture). A ``val`` part without a ``test`` part is
+    the test.
 
     Args:
         path: ``.npz`` file, ``.npy`` file, or folder of ``.npy`` files.

@@ -13,9 +13,10 @@ from ssl_suite.data.sources import Source
 
 
 class ImageFolderDataModule(SourceDataModule):
-    """JPEG, PNG, WebP, GIF or BMP files in ``CLASS/``, in ``train/CLASS/`` and ``test/CLASS/``, or without classes in one folder.
+    """Picture files in ``CLASS/``, in ``train/CLASS/`` and ``test/CLASS/``, or without classes in one folder.
 
-    Decoded in the loader's workers at every fetch; for small pictures `scripts/prepare_arrays.py` makes arrays, which are faster.
+    JPEG, PNG, WebP, GIF and BMP, decoded in the loader's workers at every fetch. For small pictures
+    ``scripts/prepare_arrays.py`` makes arrays, which are faster.
 
     Args:
         path: the folder.

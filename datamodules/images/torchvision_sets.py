@@ -35,7 +35,7 @@ class TorchvisionDataModule(SourceDataModule):
         super().__init__(**common)
         if name not in SETS:
             raise ValueError(f"data.name={name} must be one of {', '.join(SETS)}")
-        self.name, self.path, self.download = name, Path(path).expanduser(), download
+        self.kind, self.path, self.download = name, Path(path).expanduser(), download
         self.names: tuple[str, ...] = ()
 
     def class_names(self) -> tuple[str, ...]:
@@ -50,17 +50,19 @@ class TorchvisionDataModule(SourceDataModule):
         parts: dict[str, Source] = {}
         for part in ("train", "test"):
             data = self._open(part, download=False)
-            labels = data.labels if self.name == "stl10" else data.targets
-            parts[part] = ArraySource(as_pictures(np.asarray(data.data), f"{self.name} ({part})"), np.asarray(labels, dtype=np.int64))
+            labels = data.labels if self.kind == "stl10" else data.targets
+            parts[part] = ArraySource(
+                as_pictures(np.asarray(data.data), f"{self.kind} ({part})"), np.asarray(labels, dtype=np.int64)
+            )
             self.names = tuple(str(c) for c in data.classes)
         return parts
 
     def _open(self, part: str, download: bool) -> Any:
-        choice: dict[str, Any] = {"split": part} if self.name == "stl10" else {"train": part == "train"}
+        choice: dict[str, Any] = {"split": part} if self.kind == "stl10" else {"train": part == "train"}
         try:
-            return SETS[self.name](self.path, download=download, **choice)
+            return SETS[self.kind](self.path, download=download, **choice)
         except RuntimeError as error:
             if download:
                 raise
-            raise FileNotFoundError(f"{self.name} is not in data.path={self.path} ({str(error).splitlines()[0]}); "
+            raise FileNotFoundError(f"{self.kind} is not in data.path={self.path} ({str(error).splitlines()[0]}); "
                                     "put it there, or fetch it with data.download=true") from error

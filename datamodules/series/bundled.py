@@ -46,4 +46,7 @@ class BundledSeriesDataModule(SourceDataModule):
         load = require("aeon.datasets", extra="series").load_classification
         parts = {part: load(self.name, split=part, load_equal_length=False) for part in ("train", "test")}
         targets, self.names = class_numbers({part: y for part, (_, y) in parts.items()})
-        return {part: series_source(equal_length(x), targets[part], None, f"{self.name} ({part})") for part, (x, _) in parts.items()}
+        return {
+            part: series_source(equal_length(x), targets[part], None, f"{self.name} ({part})")
+            for part, (x, _) in parts.items()
+        }

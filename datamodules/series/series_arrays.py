@@ -1,4 +1,4 @@
-"""Time series in arrays: ``.npz`` archives of one or several sets, folders of ``.npy`` files, pieces stored end to end."""
+"""Time series in arrays: archives of one or several sets, folders of ``.npy`` files, pieces stored end to end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ssl_suite.data.sources import Source
 class SeriesArraysDataModule(SourceDataModule):
     """Series (N, C, T) or (N, T) from arrays, or (S, C) end to end with ``offsets`` (N+1,), with labels or without.
 
-    Unequal lengths: NaN at the end, or an array of lengths beside each array of series (``len_train`` beside ``X_train``).
+    Unequal lengths: NaN at the end, or an array of lengths beside each array of series (``len_train`` beside
+    ``X_train``).
 
     Args:
         path: ``.npz`` file, ``.npy`` file, or folder of ``.npy`` files.
@@ -37,7 +38,8 @@ class SeriesArraysDataModule(SourceDataModule):
     modality = "series"
 
     def __init__(self, path: str | Path, *, name: str | None = None, x: str | None = None, y: str | None = None,
-                 test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.3, **common: Any) -> None:
+                 test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.3,
+                 **common: Any) -> None:
         super().__init__(**common)
         self.path, self.name, self.x, self.y = path, name, x, y
         self.test_where, self.test_fraction = test_where, test_fraction
@@ -52,15 +54,17 @@ class SeriesArraysDataModule(SourceDataModule):
             return self._pieces(arrays)
         keys = find_keys(arrays, self.x, self.y, str(self.path))
         given = arrays.get("classes", arrays.get("class_names"))
-        labels, self.names = class_numbers({part: None if y is None else arrays[y] for part, (_, y) in keys.items()}, given)
+        stored = {part: None if y is None else arrays[y] for part, (_, y) in keys.items()}
+        labels, self.names = class_numbers(stored, given)
         if "all" not in keys:
             return {part: series_source(arrays[x], labels[part], _lengths(arrays, x), f"{x} in {self.path}")
                     for part, (x, _) in keys.items()}
         key, y = keys["all"][0], labels["all"]
         rows = divide_rows(arrays, len(arrays[key]), y, self.test_where, self.test_fraction, self.seed)
         lengths = _lengths(arrays, key)
-        return {part: series_source(arrays[key][r], None if y is None else y[r], None if lengths is None else lengths[r],
-                                    f"{key} in {self.path}") for part, r in rows.items()}
+        return {part: series_source(arrays[key][r], None if y is None else y[r],
+                                    None if lengths is None else lengths[r], f"{key} in {self.path}")
+                for part, r in rows.items()}
 
     def _set(self, arrays: ArrayFile) -> Mapping[str, np.ndarray]:
         """The arrays of the set asked for, without its name in their keys."""
@@ -68,7 +72,8 @@ class SeriesArraysDataModule(SourceDataModule):
         if self.name is None and not sets:
             return arrays
         if self.name not in sets:
-            raise ValueError(f"data.name={self.name}: {self.path} holds {', '.join(sets) or 'no named sets'}; choose one of them")
+            raise ValueError(f"data.name={self.name}: {self.path} holds {', '.join(sets) or 'no named sets'}; "
+                             "choose one of them")
         return {key.removeprefix(f"{self.name}_"): arrays[key] for key in arrays if key.startswith(f"{self.name}_")}
 
     def _pieces(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Source]:
@@ -83,7 +88,7 @@ class SeriesArraysDataModule(SourceDataModule):
 
 
 def _lengths(arrays: Mapping[str, np.ndarray], x: str) -> np.ndarray | None:
-    """Lengths stored beside the series: ``len_train`` or ``lengths_train`` beside ``X_train``, ``lengths`` beside ``X``."""
+    """Lengths stored beside the series: ``len_train`` or ``lengths_train`` for ``X_train``, ``lengths`` for ``X``."""
     for suffix in ("_train", "_test", "_val"):
         if x.endswith(suffix):
             return arrays.get(f"len{suffix}", arrays.get(f"lengths{suffix}"))

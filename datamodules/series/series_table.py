@@ -43,7 +43,9 @@ class SeriesTableDataModule(SourceDataModule):
         if window < 2 or stride < 1:
             raise ValueError(f"data.window={window} must be at least 2 and data.stride={stride} at least 1")
         if not 0 < test_fraction < 1 - self.val_fraction:
-            raise ValueError(f"data.test_fraction={test_fraction} must be above 0, and below 1 together with data.val_fraction")
+            raise ValueError(
+                f"data.test_fraction={test_fraction} must be above 0, and below 1 together with data.val_fraction"
+            )
         self.path, self.window, self.stride = path, window, stride
         self.columns, self.target, self.test_fraction = columns, target, test_fraction
         self.names: tuple[str, ...] = ()
@@ -54,7 +56,8 @@ class SeriesTableDataModule(SourceDataModule):
     def sources(self) -> dict[str, Source]:
         values, labels = self._read()
         rows = values.shape[1]
-        cuts = (0, round(rows * (1 - self.val_fraction - self.test_fraction)), round(rows * (1 - self.test_fraction)), rows)
+        first_val = round(rows * (1 - self.val_fraction - self.test_fraction))
+        cuts = (0, first_val, round(rows * (1 - self.test_fraction)), rows)
         parts: dict[str, Source] = {}
         for part, low, high in zip(("train", "val", "test"), cuts[:-1], cuts[1:], strict=True):
             if low == high and part == "val":
@@ -62,7 +65,8 @@ class SeriesTableDataModule(SourceDataModule):
             starts = np.arange(low, high - self.window + 1, self.stride)
             if len(starts) == 0:
                 raise ValueError(f"the {part} stretch has {high - low} rows, fewer than data.window={self.window}")
-            parts[part] = WindowSource(values, starts, self.window, None if labels is None else labels[starts + self.window - 1])
+            targets = None if labels is None else labels[starts + self.window - 1]
+            parts[part] = WindowSource(values, starts, self.window, targets)
         return parts
 
     def _read(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -78,11 +82,17 @@ class SeriesTableDataModule(SourceDataModule):
             columns = list(self.columns)
         missing = [c for c in (*columns, *([self.target] if self.target else [])) if c not in table.columns]
         if missing or not columns:
-            raise ValueError(f"{path} has no numeric column {', '.join(missing) or 'at all'}; it has {', '.join(map(str, table.columns))}")
+            raise ValueError(
+                f"{path} has no numeric column {', '.join(missing) or 'at all'}; "
+                f"it has {', '.join(map(str, table.columns))}"
+            )
         for column in columns:
             bad = ~np.isfinite(np.asarray(table[column], dtype=np.float64))
             if bad.any():
-                raise ValueError(f"column {column} of {path} lacks {int(bad.sum())} values, first in row {int(bad.argmax())}; fill them first")
+                raise ValueError(
+                    f"column {column} of {path} lacks {int(bad.sum())} values, first in row {int(bad.argmax())}; "
+                    "fill them first"
+                )
         values = np.ascontiguousarray(table[columns].to_numpy(np.float32).T)
         if self.target is None:
             return values, None

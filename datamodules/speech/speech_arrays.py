@@ -19,16 +19,18 @@ from ssl_suite.data.text import Units
 class SpeechArraysDataModule(SourceDataModule):
     """Waveforms end to end with ``offsets`` (N+1,), or (N, T) with or without ``lengths``; int16, or float in [-1, 1].
 
-    Other keys: ``labels`` or ``texts``, ``rate`` or ``rates`` (N,), and any column of N values that tells the parts apart.
+    Other keys: ``labels`` or ``texts``, ``rate`` or ``rates`` (N,), and any column of N values that tells the parts
+    apart.
 
     Args:
         path: ``.npz`` file or folder of ``.npy`` files.
-        rate: samples per second wanted; None keeps the data's own. Data that do not say theirs are taken to have this one.
+        rate: samples per second wanted; None keeps the data's own. Data that do not say theirs are taken to have this
+            one.
         target: ``class`` or ``text``; None takes classes where there are labels, else texts, else nothing.
         y: key of the labels or texts; None guesses.
         units: symbols of texts: ``chars``, or ``phones`` separated by spaces.
-        test_where: test rows, key to values: ``{indices: [0, 1, 2, 3, 4]}``, ``{speakers: [george]}``; None follows ``split``
-            where the data hold it.
+        test_where: test rows, key to values: ``{indices: [0, 1, 2, 3, 4]}``, ``{speakers: [george]}``; None follows
+            ``split`` where the data hold it.
         test_fraction: share held out, stratified, where there is neither.
         common: see `SourceDataModule`.
 
@@ -71,15 +73,17 @@ class SpeechArraysDataModule(SourceDataModule):
             lengths = np.asarray(arrays.get("lengths", np.full(len(x), x.shape[-1])), dtype=np.int64)
             read = Rows(x, lengths)
         if flat not in arrays or arrays[flat].ndim != (1 if isinstance(read, Pieces) else 2):
-            raise ValueError(f"{self.path} holds no waveforms (N, T), nor end to end with 'offsets'; it has {', '.join(arrays)}")
+            raise ValueError(
+                f"{self.path} holds no waveforms (N, T), nor end to end with 'offsets'; it has {', '.join(arrays)}"
+            )
         rates = self._rates(arrays, len(lengths))
         self.hertz = self.wanted or int(rates[0])
         labels, texts = self._labels(arrays, len(lengths))
         y = None if labels is None else np.unique(labels, return_inverse=True)[1]
         rows = divide_rows(arrays, len(lengths), y, self.test_where, self.test_fraction, self.seed)
         sources, self.names, self.symbols = speech_sources(
-            Resampled(read, rates, self.hertz), resampled_lengths(lengths, rates, self.hertz), rows, labels, texts, self.units,
-            arrays.get("class_names"))
+            Resampled(read, rates, self.hertz), resampled_lengths(lengths, rates, self.hertz), rows, labels, texts,
+            self.units, arrays.get("class_names"))
         return dict(sources)
 
     def _rates(self, arrays: Mapping[str, np.ndarray], n: int) -> np.ndarray:
@@ -89,7 +93,9 @@ class SpeechArraysDataModule(SourceDataModule):
             raise ValueError(f"{self.path} has no 'rate'; say how many samples a second has with data.rate=...")
         rates = np.broadcast_to(np.asarray(stored, dtype=np.int64), (n,))
         if self.wanted is None and len(np.unique(rates)) > 1:
-            raise ValueError(f"{self.path} has recordings of several rates ({np.unique(rates)}); choose one with data.rate=...")
+            raise ValueError(
+                f"{self.path} has recordings of several rates ({np.unique(rates)}); choose one with data.rate=..."
+            )
         return rates
 
     def _labels(self, arrays: Mapping[str, np.ndarray], n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -102,5 +108,7 @@ class SpeechArraysDataModule(SourceDataModule):
         if key in arrays and self.target != "class":
             return None, arrays[key].astype(str)
         if self.target is not None:
-            raise ValueError(f"{self.path} has no {self.target} labels under data.y={self.y}; it has {', '.join(arrays)}")
+            raise ValueError(
+                f"{self.path} has no {self.target} labels under data.y={self.y}; it has {', '.join(arrays)}"
+            )
         return None, None

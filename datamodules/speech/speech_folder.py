@@ -19,8 +19,8 @@ from ssl_suite.data.text import Units
 class SpeechFolderDataModule(SourceDataModule):
     """WAV, FLAC, OGG or MP3 files in ``CLASS/``, in ``train/CLASS/`` and ``test/CLASS/``, in one folder, or in a list.
 
-    A list is a ``.tsv`` file with a head line or a ``.jsonl`` file: ``path`` (relative to the list), ``text`` or ``label``, and
-    optionally ``speaker`` and ``split`` (train, val, test).
+    A list is a ``.tsv`` file with a head line or a ``.jsonl`` file: ``path`` (relative to the list), ``text`` or
+    ``label``, and optionally ``speaker`` and ``split`` (train, val, test).
 
     Args:
         path: the folder or the list.
@@ -68,6 +68,6 @@ class SpeechFolderDataModule(SourceDataModule):
         y = None if labels is None else np.unique(labels, return_inverse=True)[1]
         rows = divide_rows(columns, len(good), y, self.test_where, self.test_fraction, self.seed)
         read = Resampled(AudioFiles([files[i] for i in good]), rates, self.hertz)
-        sources, self.names, self.symbols = speech_sources(read, resampled_lengths(lengths, rates, self.hertz), rows, labels, texts,
-                                                           self.units)
+        sources, self.names, self.symbols = speech_sources(read, resampled_lengths(lengths, rates, self.hertz), rows,
+                                                           labels, texts, self.units)
         return dict(sources)

@@ -11,10 +11,11 @@ from ssl_suite.data.synthesis import Corpus, spoken_corpus
 
 
 class SpokenCorpusDataModule(SpeechArraysDataModule):
-    """Words or sentences spoken by espeak-ng in 78 voices (6 accents of English, 13 speakers), 16 kHz, test voices apart.
+    """Words or sentences spoken by espeak-ng at 16 kHz, with other voices in the test part.
 
-    The corpus depends on ``utterances``, ``test_fraction``, ``snr_db`` and ``corpus_seed`` only and is kept in the user's cache
-    folder (``SSL_SUITE_CACHE``, else ``~/.cache/ssl_suite``).
+    There are 78 voices: 6 accents of English, 13 speakers each.
+    The corpus depends on ``utterances``, ``test_fraction``, ``snr_db`` and ``corpus_seed`` only and is kept in the
+    user's cache folder (``SSL_SUITE_CACHE``, else ``~/.cache/ssl_suite``).
 
     Args:
         target: ``words`` (one word each, 20 classes), ``letters`` or ``phones`` (sentences with transcripts).

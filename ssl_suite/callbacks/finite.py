@@ -12,15 +12,17 @@ from torch import Tensor
 class FiniteGuard(L.Callback):
     """Stops the run when a gradient is not finite, before the optimizer uses it.
 
-    On a CPU the check is immediate. On an accelerator the gradients are zeroed in place of a bad step and the flag is read one
-    step later, so that no step waits for the device. Under data parallelism a bad gradient of one process reaches all of them
-    with the usual averaging, so every process stops at the same step.
+    On a CPU the check is immediate. On an accelerator the gradients are zeroed in place of a bad step and the flag is
+    read one step later, so that no step waits for the device; momentum and weight decay still act once. Under data
+    parallelism a bad gradient of one process reaches all of them with the usual averaging, so every process stops at
+    the same step.
     """
 
     def __init__(self) -> None:
         self._flag: Tensor | None = None
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule,
+                                 optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
         if finite.device.type == "cpu":
@@ -39,8 +41,9 @@ class FiniteGuard(L.Callback):
     @staticmethod
     def _check(finite: Tensor, step: int) -> None:
         if not finite:
-            raise FloatingPointError(f"a gradient at step {step} is not finite; the weights of the step before are kept. "
-                                     "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true")
+            raise FloatingPointError(
+                f"a gradient at step {step} is not finite and was not used. "
+                "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true")
 
 
 def features_of(outputs: Any) -> Tensor | None:

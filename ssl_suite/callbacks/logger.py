@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 class MetricsFile(Logger):
     """Logs scalars to ``metrics.csv`` in a run folder.
 
-    Lightning's CSV logger deletes an existing file, so a resumed run would lose its past. This one reads it, drops the rows
-    beyond the step it resumes at, and goes on.
+    Lightning's CSV logger deletes an existing file, so a resumed run would lose its past. This one reads it, drops the
+    rows beyond the step it resumes at, and goes on. The file is brought up to date with every checkpoint.
 
     Args:
         folder: run folder.
@@ -58,7 +58,12 @@ class MetricsFile(Logger):
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 old = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-            self.rows = [{**row, "step": int(row["step"])} for row in old if int(row["step"]) < step]
+            self.rows = [{**row, "step": int(row["step"])} for row in old if int(row["step"]) <= step]
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Write the file: a run resumed from this checkpoint logs none of these rows again."""
+        self.save()
 
     @rank_zero_only
     def save(self) -> None:

@@ -23,7 +23,8 @@ PARTS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("v
 class ArrayFile(Mapping[str, np.ndarray]):
     """The arrays of an ``.npz`` archive (read at first use) or of a folder of ``.npy`` files (memory-mapped).
 
-    A folder's ``classes.json`` (a list of names) appears as ``class_names``, the numbers of its ``meta.json`` as arrays.
+    A folder's ``classes.json`` (a list of names) appears as ``class_names``, the numbers of its ``meta.json`` as
+    arrays.
 
     Args:
         path: an ``.npz`` file, a folder, or one ``.npy`` file, whose folder is then read.
@@ -40,7 +41,8 @@ class ArrayFile(Mapping[str, np.ndarray]):
             try:
                 self._archive = np.load(self.path, allow_pickle=False)
             except (zipfile.BadZipFile, ValueError, OSError) as error:
-                raise ValueError(f"data.path={self.path} is no readable .npz archive ({error}); write it with numpy.savez") from error
+                raise ValueError(f"data.path={self.path} is no readable .npz archive ({error}); "
+                                 "write it with numpy.savez") from error
             self._keys = list(self._archive.files)
         elif self.path.is_dir() or self.path.suffix == ".npy":
             self._open_folder(self.path if self.path.is_dir() else self.path.parent)
@@ -55,7 +57,8 @@ class ArrayFile(Mapping[str, np.ndarray]):
             except (ValueError, OSError) as error:
                 raise ValueError(f"{file} is no readable array ({error}); write it with numpy.save") from error
         if not self._cache:
-            raise FileNotFoundError(f"data.path={folder} holds no .npy files; scripts/prepare_arrays.py makes them from a folder")
+            raise FileNotFoundError(f"data.path={folder} holds no .npy files; "
+                                    "scripts/prepare_arrays.py makes them from a folder")
         if (folder / "classes.json").exists():
             self._cache["class_names"] = np.array(json.loads((folder / "classes.json").read_text()))
         if (folder / "meta.json").exists():
@@ -95,11 +98,13 @@ def existing(path: str | Path) -> Path:
     return path
 
 
-def find_keys(arrays: Mapping[str, np.ndarray], x: str | None = None, y: str | None = None, where: str = "the data") -> Keys:
+def find_keys(arrays: Mapping[str, np.ndarray], x: str | None = None, y: str | None = None,
+              where: str = "the data") -> Keys:
     """Which keys hold samples and labels, part by part.
 
-    Tries ``train_images`` and ``images_train`` kinds of keys first, then undivided ones (``images``). A ``val`` part stands in
-    for a missing ``test`` part; a training part alone counts as undivided. Guessed labels of more than one axis (maps of labels) are left out.
+    Tries ``train_images`` and ``images_train`` kinds of keys first, then undivided ones (``images``). A ``val`` part
+    stands in for a missing ``test`` part; a training part alone counts as undivided. Guessed labels of more than one
+    axis (maps of labels) are left out.
 
     Args:
         arrays: what the data hold.
@@ -115,13 +120,15 @@ def find_keys(arrays: Mapping[str, np.ndarray], x: str | None = None, y: str | N
         if "train" not in found:
             found = {"all": name} if name in arrays else {"all": x} if x is not None and x in arrays else {}
         if found:
-            keys: Keys = {part: (key, labels_key(arrays, y, part, len(arrays[key]), where)) for part, key in found.items()}
+            keys: Keys = {part: (key, labels_key(arrays, y, part, len(arrays[key]), where))
+                          for part, key in found.items()}
             if "val" in keys and "test" not in keys:
                 keys["test"] = keys.pop("val")
             return keys if len(keys) > 1 else {"all": next(iter(keys.values()))}
     listing = ", ".join(f"{key} {tuple(arrays[key].shape)}" for key in arrays)
     wanted = f"no key {x}" if x is not None else "no key with a usual name for samples"
-    raise ValueError(f"{where} has {wanted}; it holds {listing}; name the samples with data.x=KEY and the labels with data.y=KEY")
+    raise ValueError(f"{where} has {wanted}; it holds {listing}; "
+                     "name the samples with data.x=KEY and the labels with data.y=KEY")
 
 
 def _stem(name: str) -> str:
@@ -147,14 +154,15 @@ def labels_key(arrays: Mapping[str, np.ndarray], y: str | None, part: str, n: in
         if arrays[key].shape == (n,):
             return key
         if y is not None:
-            raise ValueError(f"{where}: data.y={y} has shape {arrays[key].shape}, but one label for each of {n} samples is needed")
+            raise ValueError(f"{where}: data.y={y} has shape {arrays[key].shape}, "
+                             f"but one label for each of {n} samples is needed")
     if y is not None:
         raise ValueError(f"{where} has no labels data.y={y} for its part '{part}'; it holds {', '.join(arrays)}")
     return None
 
 
 def flat_key(arrays: Mapping[str, np.ndarray]) -> str | None:
-    """Key of samples stored end to end: the one array as long as the last entry of ``offsets`` says; None without one."""
+    """Key of samples stored end to end: the one array as long as the last of ``offsets`` says; None without one."""
     if "offsets" not in arrays:
         return None
     end = int(arrays["offsets"][-1])
@@ -190,7 +198,8 @@ def divide_rows(arrays: Mapping[str, np.ndarray], n: int, targets: np.ndarray | 
         n: number of rows.
         targets: class numbers, (n,), or None.
         where: key to the values that make a row a test row, as ``{speakers: [george]}``; names are looked up in
-            ``speaker_names`` where the key holds numbers. None follows ``split`` if there is one, else holds out at random.
+            ``speaker_names`` where the key holds numbers. None follows ``split`` if there is one, else holds out at
+            random.
         fraction: share of the random test part.
         seed: seed of the random choice.
 
@@ -200,24 +209,28 @@ def divide_rows(arrays: Mapping[str, np.ndarray], n: int, targets: np.ndarray | 
     if where is None and "split" in arrays and arrays["split"].shape == (n,):
         return _split_rows(arrays["split"].astype(str))
     if where is None:
-        return dict(zip(("train", "test"), splits.hold_out(targets, n, fraction, seed, "data.test_fraction"), strict=True))
+        train, held = splits.hold_out(targets, n, fraction, seed, "data.test_fraction")
+        return {"train": train, "test": held}
     test = np.ones(n, dtype=bool)
     for key, values in where.items():
         if key not in arrays or arrays[key].shape != (n,):
-            raise ValueError(f"data.test_where names '{key}', which is no array of {n} values; there are {', '.join(arrays)}")
+            raise ValueError(f"data.test_where names '{key}', which is no array of {n} values; "
+                             f"there are {', '.join(arrays)}")
         rows, names = arrays[key], f"{key.removesuffix('s')}_names"
         if names in arrays and rows.dtype.kind in "iu" and any(isinstance(v, str) for v in values):
             rows = arrays[names][rows]
         test &= np.isin(rows.astype(str), [str(v) for v in values])
     if test.all() or not test.any():
-        raise ValueError(f"data.test_where={dict(where)} selects {int(test.sum())} of {n} samples; both parts need some")
+        raise ValueError(f"data.test_where={dict(where)} selects {int(test.sum())} of {n} samples; "
+                         "both parts need some")
     return {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
 
 
 def _split_rows(words: np.ndarray) -> dict[str, np.ndarray]:
     strange = sorted(set(words.tolist()) - {word for spellings in PARTS.values() for word in spellings})
     if strange:
-        raise ValueError(f"the column 'split' holds {', '.join(map(repr, strange[:5]))}; known are train, val (or dev) and test")
+        raise ValueError(f"the column 'split' holds {', '.join(map(repr, strange[:5]))}; "
+                         "known are train, val (or dev) and test")
     rows = {part: np.flatnonzero(np.isin(words, spellings)) for part, spellings in PARTS.items()}
     rows = {part: r for part, r in rows.items() if len(r)}
     if "val" in rows and "test" not in rows:
@@ -228,7 +241,7 @@ def _split_rows(words: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def balanced_prefix(targets: np.ndarray | None, n: int, limit: int | None) -> np.ndarray:
-    """The first samples of every class in equal numbers, ``limit`` in all, in their order; without labels the first ones."""
+    """The first samples of every class in equal numbers, ``limit`` in all, in order; without labels the first."""
     if limit is None or limit >= n:
         return np.arange(n)
     if limit < 1:
@@ -245,8 +258,8 @@ def balanced_prefix(targets: np.ndarray | None, n: int, limit: int | None) -> np
 def as_pictures(x: np.ndarray, where: str) -> np.ndarray:
     """Pictures in any customary layout as uint8 (N, C, H, W); a view of the input where nothing has to be computed.
 
-    Takes (N, H, W), (N, H, W, C) and (N, C, H, W) with 1, 3 or 4 channels (the last axis is taken for channels first); of four
-    channels the last (opacity) is dropped. Values: uint8 0..255, uint8 or bool 0..1, float 0..1 or 0..255.
+    Takes (N, H, W), (N, H, W, C) and (N, C, H, W) with 1, 3 or 4 channels (the last axis is taken for channels first);
+    of four channels the last (opacity) is dropped. Values: uint8 0..255, uint8 or bool 0..1, float 0..1 or 0..255.
 
     Raises:
         ValueError: another shape or range.
@@ -256,12 +269,15 @@ def as_pictures(x: np.ndarray, where: str) -> np.ndarray:
     elif x.ndim == 4 and x.shape[-1] in (1, 3, 4):
         x = x.transpose(0, 3, 1, 2)
     if x.ndim != 4 or x.shape[1] not in (1, 3, 4):
-        raise ValueError(f"{where} has shape {x.shape}; pictures must be (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4")
+        raise ValueError(f"{where} has shape {x.shape}; "
+                         "pictures must be (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4")
     x = x[:, :3]
-    some = np.asarray(x[np.linspace(0, len(x) - 1, min(len(x), 512)).astype(np.int64)]) if x.dtype == np.uint8 else np.asarray(x)
+    some = x[np.linspace(0, len(x) - 1, min(len(x), 512)).astype(np.int64)] if x.dtype == np.uint8 else x
     low, high = float(some.min()), float(some.max())
     if not (low >= 0 and high <= 255):
         raise ValueError(f"{where} holds values from {low} to {high}; pictures must lie in 0..1 or 0..255")
     if x.dtype == np.uint8 and high > 1:
         return x
+    if x.dtype in (np.uint8, np.bool_):
+        return x.astype(np.uint8) * np.uint8(255)
     return np.round(x * (255.0 if high <= 1 else 1.0)).astype(np.uint8)

@@ -56,7 +56,7 @@ class AudioFiles:
 
     def __call__(self, i: int) -> np.ndarray:
         samples, _ = require("soundfile", extra="speech").read(str(self.files[i]), dtype="int16", always_2d=True)
-        return samples[:, 0] if samples.shape[1] == 1 else samples.astype(np.int32).mean(axis=1).round().astype(np.int16)
+        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1).round().astype(np.int16)
 
 
 def measure(files: Sequence[Path], max_bad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,8 +88,10 @@ def measure(files: Sequence[Path], max_bad: int) -> tuple[np.ndarray, np.ndarray
         else:
             good.append((i, info.frames, info.samplerate))
     if len(bad) > max_bad or not good:
-        raise ValueError(f"{len(bad)} of {len(files)} recordings cannot be read, among them {', '.join(bad[:3])}; remove them, "
-                         f"or raise data.max_bad={max_bad}")
+        raise ValueError(
+            f"{len(bad)} of {len(files)} recordings cannot be read, among them {', '.join(bad[:3])}; remove them, "
+            f"or raise data.max_bad={max_bad}"
+        )
     if bad:
         warnings.warn(f"{len(bad)} recordings cannot be read and are left out: {', '.join(bad[:5])}", stacklevel=2)
     places, lengths, rates = np.array(good, dtype=np.int64).T
@@ -117,5 +119,6 @@ def speech_sources(read: Read, lengths: np.ndarray, rows: Mapping[str, np.ndarra
     y = numbers["all"]
     vocabulary = () if texts is None else build_vocabulary(texts[rows["train"]], units)
     sources = {part: RaggedSource(Chosen(read, r), lengths[r], None if y is None else y[r],
-                                  None if texts is None else encode(texts[r], vocabulary, units)) for part, r in rows.items()}
+                                  None if texts is None else encode(texts[r], vocabulary, units)) for part, r in
+                                  rows.items()}
     return sources, classes, vocabulary

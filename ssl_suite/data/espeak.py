@@ -1,7 +1,8 @@
 """A program of its own: reads a plan, lets espeak-ng speak it, writes arrays. Started by `ssl_suite.data.synthesis`.
 
-espeak-ng keeps a noise state that cannot be reset, so the same words differ when spoken twice in one process. One fresh process
-that speaks everything in the plan's order gives the same samples every time.
+espeak-ng takes the seed of its breath noise from the clock and keeps other state from one text to the next. With the
+seed set before each text, one fresh process that speaks everything in the plan's order gives the same samples every
+time.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Speaker:
         self.lib.espeak_Info.restype = ctypes.c_char_p
         self.lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self.chunks: list[np.ndarray] = []
-        self._receive = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)(self._take)
+        callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        self._receive = callback(self._take)
         self.rate = self.lib.espeak_Initialize(SYNCHRONOUS, 0, str(espeakng_loader.get_data_path()).encode(), 0x8000)
         if self.rate <= 0:
             raise RuntimeError("espeak-ng cannot start; reinstall espeakng-loader")
@@ -72,12 +74,13 @@ class Speaker:
         pointer = ctypes.c_char_p(text.encode())
         clauses = []
         while pointer.value is not None:
-            clauses.append(self.lib.espeak_TextToPhonemes(ctypes.byref(pointer), UTF8, IPA_JOINED_BY_UNDERSCORE).decode())
+            spoken = self.lib.espeak_TextToPhonemes(ctypes.byref(pointer), UTF8, IPA_JOINED_BY_UNDERSCORE)
+            clauses.append(spoken.decode())
         return " ".join(" ".join(clauses).replace("_", " ").translate(STRESS).split())
 
 
 def add_noise(x: np.ndarray, snr_db: float | None, colour: float, rng: np.random.Generator) -> np.ndarray:
-    """Add noise whose power falls with frequency to the power ``colour``, and bring the peak to half of the int16 range."""
+    """Add noise whose power falls with frequency to the power ``colour``, and bring the peak to half of int16."""
     if snr_db is not None:
         spectrum = np.fft.rfft(rng.standard_normal(next_fast_len(len(x), real=True)))
         noise = np.fft.irfft(spectrum * np.maximum(np.arange(len(spectrum)), 1.0) ** (-colour / 2))[: len(x)]
@@ -86,19 +89,21 @@ def add_noise(x: np.ndarray, snr_db: float | None, colour: float, rng: np.random
 
 
 def main(plan_file: str, folder: str) -> None:
-    """Speak the plan and write ``audio``, ``offsets``, ``texts``, ``phones``, ``speakers``, ``split`` and ``meta.json``."""
+    """Speak the plan and write audio, offsets, texts, phones, speakers, split (``.npy``) and ``meta.json``."""
     plan = json.loads(Path(plan_file).read_text())
     out, speaker = Path(folder), Speaker()
     pieces, phones = [], []
     for i, item in enumerate(plan["items"]):
-        pieces.append(add_noise(speaker.say(item), item["snr_db"], item["colour"], np.random.default_rng((plan["seed"], i))))
+        rng = np.random.default_rng((plan["seed"], i))
+        pieces.append(add_noise(speaker.say(item), item["snr_db"], item["colour"], rng))
         phones.append(speaker.phones(item["text"]))
     np.save(out / "audio.npy", np.concatenate(pieces))
     np.save(out / "offsets.npy", np.cumsum([0, *map(len, pieces)]))
     np.save(out / "phones.npy", np.array(phones))
     for key, name in (("text", "texts"), ("voice", "speakers"), ("split", "split")):
         np.save(out / f"{name}.npy", np.array([item[key] for item in plan["items"]]))
-    (out / "meta.json").write_text(json.dumps({"rate": RATE, "espeak": speaker.version(), "request": plan["request"]}, indent=1))
+    meta = {"rate": RATE, "espeak": speaker.version(), "request": plan["request"]}
+    (out / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
 if __name__ == "__main__":

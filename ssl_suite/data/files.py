@@ -25,8 +25,8 @@ Columns = dict[str, np.ndarray]
 def scan(root: str | Path, suffixes: Sequence[str]) -> tuple[list[Path], Columns]:
     """Files below a folder, sorted, with what their places say.
 
-    A folder ``train`` (and ``test``, ``val``) at the top tells the parts; the next level tells the class. Files that lie at
-    the level of the classes make the whole set unlabelled.
+    A folder ``train`` (and ``test``, ``val``) at the top tells the parts; the next level tells the class. Files that
+    lie at the level of the classes make the whole set unlabelled.
 
     Args:
         root: the folder.
@@ -39,7 +39,9 @@ def scan(root: str | Path, suffixes: Sequence[str]) -> tuple[list[Path], Columns
         FileNotFoundError: no such folder, or no such files in it.
     """
     root = existing(root)
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in suffixes and f.is_file() and not f.name.startswith("."))
+    files = sorted(
+        f for f in root.rglob("*") if f.suffix.lower() in suffixes and f.is_file() and not f.name.startswith(".")
+    )
     if not files:
         raise FileNotFoundError(f"data.path={root} holds no files ending in {', '.join(suffixes)}")
     places = [f.relative_to(root).parts for f in files]
@@ -57,8 +59,8 @@ def scan(root: str | Path, suffixes: Sequence[str]) -> tuple[list[Path], Columns
 def read_manifest(path: str | Path) -> tuple[list[Path], Columns]:
     """Files listed in a ``.tsv`` (with a head line) or ``.jsonl`` file.
 
-    Columns: ``path`` (relative to the list), ``text`` or ``label``, and optionally ``speaker``, ``split`` and others; each comes
-    back as an array named in the plural (``texts``, ``labels``, ``speakers``), ``split`` as it is.
+    Columns: ``path`` (relative to the list), ``text`` or ``label``, and optionally ``speaker``, ``split`` and others;
+    each comes back as an array named in the plural (``texts``, ``labels``, ``speakers``), ``split`` as it is.
 
     Raises:
         FileNotFoundError: the list does not exist.
@@ -70,7 +72,9 @@ def read_manifest(path: str | Path) -> tuple[list[Path], Columns]:
             rows = ([json.loads(line) for line in lines if line.strip()] if path.suffix in (".jsonl", ".json")
                     else list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)))
     except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"data.path={path} is no readable list ({error}); it must be .tsv with a head line, or .jsonl") from error
+        raise ValueError(
+            f"data.path={path} is no readable list ({error}); it must be .tsv with a head line, or .jsonl"
+        ) from error
     if not rows or "path" not in rows[0]:
         raise ValueError(f"data.path={path} lists no files; it needs a column 'path' (and 'text' or 'label')")
     columns: Columns = {}
@@ -95,8 +99,8 @@ def decode_picture(file: Path, size: int) -> Tensor:
 class PictureFiles:
     """Pictures of any size, decoded, resized and cut to a square when fetched.
 
-    A file that cannot be read is replaced by another of its class, chosen by a hash of its path, so that every epoch and
-    process takes the same one.
+    A file that cannot be read is replaced by another of its class, chosen by a hash of its path, so that every epoch
+    and process takes the same one.
 
     Args:
         files: the pictures.

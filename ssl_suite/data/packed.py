@@ -1,7 +1,7 @@
 """Packed JPEG: many encoded pictures end to end in one array, decoded once into a memory-mapped cache.
 
-Keys of a part: ``train_bytes`` uint8, ``train_offsets`` (N+1,), and optionally ``header`` uint8, the leading bytes that all
-pictures share and that are stored once.
+Keys of a part: ``train_bytes`` uint8, ``train_offsets`` (N+1,), and optionally ``header`` uint8, the leading bytes that
+all pictures share and that are stored once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from ssl_suite.data.cache import cache_dir, new_folder
 
 def packed_parts(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """Names of the parts stored as packed pictures."""
-    return tuple(key.removesuffix("_bytes") for key in arrays if key.endswith("_bytes") and f"{key.removesuffix('bytes')}offsets" in arrays)
+    return tuple(
+        key.removesuffix("_bytes")
+        for key in arrays
+        if key.endswith("_bytes") and f"{key.removesuffix('bytes')}offsets" in arrays
+    )
 
 
 def unpack(arrays: Mapping[str, np.ndarray], part: str) -> np.ndarray:
@@ -35,7 +39,7 @@ def unpack(arrays: Mapping[str, np.ndarray], part: str) -> np.ndarray:
     data, offsets = arrays[f"{part}_bytes"], np.asarray(arrays[f"{part}_offsets"], dtype=np.int64)
     digest = hashlib.sha256()
     for piece in (header, data, offsets):
-        digest.update(memoryview(np.ascontiguousarray(piece)).cast("B"))
+        digest.update(piece.tobytes())
     folder = cache_dir() / "packed" / digest.hexdigest()[:24]
     if not folder.exists():
         with new_folder(folder) as work:
@@ -54,7 +58,9 @@ def _decode(header: np.ndarray, data: np.ndarray, offsets: np.ndarray, part: str
         if out is None:
             out = np.lib.format.open_memmap(target, "w+", np.uint8, (len(offsets) - 1, *picture.shape))
         if picture.shape != out.shape[1:]:
-            raise ValueError(f"picture {i} of {part}_bytes is {picture.shape}, the first is {out.shape[1:]}; sizes must be equal")
+            raise ValueError(
+                f"picture {i} of {part}_bytes is {picture.shape}, the first is {out.shape[1:]}; sizes must be equal"
+            )
         out[i] = picture
     if out is None:
         raise ValueError(f"{part}_bytes holds no pictures")

@@ -16,7 +16,10 @@ from ssl_suite.data.files import PICTURES, Columns, decode_picture, read_manifes
 
 
 def prepare_images(folder: str | Path, out: str | Path, size: int, max_bad: int = 0) -> int:
-    """Write ``images.npy`` uint8 (N, 3, size, size), and ``labels.npy``, ``classes.json`` and ``split.npy`` where the folders tell.
+    """Write pictures as arrays.
+
+    Makes ``images.npy`` uint8 (N, 3, size, size), and ``labels.npy``, ``classes.json`` and ``split.npy`` where the
+    folders tell.
 
     Args:
         folder: pictures as `ssl_suite.data.files.scan` takes them.
@@ -58,7 +61,10 @@ def prepare_images(folder: str | Path, out: str | Path, size: int, max_bad: int 
 
 
 def prepare_audio(path: str | Path, out: str | Path, rate: int, max_bad: int = 0) -> int:
-    """Write ``audio.npy`` int16 (all samples end to end), ``offsets.npy`` (N+1,), ``meta.json``, and a file for every column.
+    """Write recordings as arrays.
+
+    Makes ``audio.npy`` int16 (all samples end to end), ``offsets.npy`` (N+1,), ``meta.json``, and a file for every
+    column.
 
     Args:
         path: folder of recordings, or a list (see `ssl_suite.data.files.read_manifest`).

@@ -14,9 +14,11 @@ from ssl_suite.views.plan import to_float
 
 LIMIT = 2000
 CHUNK = 250
+Description = tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]
+"""Shape of one sample, mean and standard deviation of each channel."""
 
 
-def describe(source: Source, indices: np.ndarray, modality: Modality) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
+def describe(source: Source, indices: np.ndarray, modality: Modality) -> Description:
     """Shape of one sample, and mean and standard deviation of each channel.
 
     At most 2000 samples are read, spread evenly over ``indices``, so that the result is the same on every process.
@@ -53,7 +55,7 @@ def spread(indices: np.ndarray, limit: int) -> np.ndarray:
 
 def channel_statistics(source: Source, indices: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over everything but the channels, in double precision, (C,) each."""
-    count, total, square = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    count, total, square = torch.zeros(3, 1, dtype=torch.float64)
     for chosen, x, valid in _chunks(source, indices):
         _check_finite(chosen, x, valid)
         x = torch.where(valid, x, 0.0)
@@ -83,5 +85,5 @@ def _valid(batch: Batch, x: Tensor) -> Tensor:
 def _check_finite(indices: np.ndarray, x: Tensor, valid: Tensor) -> None:
     bad = (~torch.isfinite(x) & valid).flatten(1).any(1)
     if bad.any():
-        raise ValueError(f"sample {int(indices[int(bad.nonzero()[0])])} holds NaN or infinite values within its valid steps; "
-                         "fill or remove them before training (padding must stand after the last valid step)")
+        raise ValueError(f"sample {int(indices[int(bad.nonzero()[0])])} holds NaN or infinite values within its valid "
+                         "steps; fill or remove them before training (padding must stand after the last valid step)")

@@ -71,7 +71,8 @@ def plan(corpus: Corpus) -> list[dict[str, Any]]:
         ValueError: fewer than two recordings, or a fraction outside (0, 1).
     """
     if corpus.utterances < 2 or not 0 < corpus.test_fraction < 1:
-        raise ValueError(f"data.utterances={corpus.utterances} must be at least 2, data.test_fraction={corpus.test_fraction} in (0, 1)")
+        raise ValueError(f"data.utterances={corpus.utterances} must be at least 2, "
+                         f"data.test_fraction={corpus.test_fraction} in (0, 1)")
     rng = np.random.default_rng((corpus.seed, FORMAT))
     voices = rng.permutation([accent + variant for accent in ACCENTS for variant in VARIANTS]).tolist()
     held = min(max(1, round(len(voices) * corpus.test_fraction)), len(voices) - 1)
@@ -83,8 +84,8 @@ def plan(corpus: Corpus) -> list[dict[str, Any]]:
             "text": WORDS[i % len(WORDS)] if corpus.kind == "words" else sentence(rng),
             "voice": choice[int(rng.integers(len(choice)))], "split": "test" if i >= first_test else "train",
             "rate": int(rng.integers(120, 171)), "pitch": int(rng.integers(30, 71)), "range": int(rng.integers(20, 81)),
-            "snr_db": None if corpus.snr_db is None else float(rng.uniform(*corpus.snr_db)), "colour": float(rng.uniform(0, 2)),
-            "seed": i + 1,
+            "snr_db": None if corpus.snr_db is None else float(rng.uniform(*corpus.snr_db)), "colour":
+            float(rng.uniform(0, 2)), "seed": i + 1,
         })
     return items
 
@@ -113,7 +114,8 @@ def spoken_corpus(corpus: Corpus) -> Path:
 
 
 def _speak(script: Path, folder: Path) -> None:
-    program = str(Path(__file__).with_name("espeak.py"))  # by its path: it needs nothing of the suite, whose import takes seconds
-    done = subprocess.run([sys.executable, "-P", program, str(script), str(folder)], capture_output=True, text=True, check=False)
+    program = str(Path(__file__).with_name("espeak.py"))  # by its path, without the suite, whose import takes seconds
+    done = subprocess.run([sys.executable, "-P", program, str(script), str(folder)], capture_output=True, text=True,
+                          check=False)
     if done.returncode != 0:
         raise RuntimeError(f"espeak-ng could not speak the corpus: {done.stderr.strip()[-500:]}")

@@ -31,9 +31,13 @@ def train_and_test(path: str | Path) -> tuple[Path, Path]:
     """
     path = existing(path)
     folder = path if path.is_dir() else path.parent
-    found = sorted(folder.glob("*_TRAIN.ts")) if path.is_dir() else [folder / path.name.replace("_TEST.ts", "_TRAIN.ts")]
+    found = (
+        sorted(folder.glob("*_TRAIN.ts")) if path.is_dir() else [folder / path.name.replace("_TEST.ts", "_TRAIN.ts")]
+    )
     if len(found) > 1:
-        raise ValueError(f"data.path={folder} holds several sets ({', '.join(f.name for f in found)}); name one of these files")
+        raise ValueError(
+            f"data.path={folder} holds several sets ({', '.join(f.name for f in found)}); name one of these files"
+        )
     pair = (found[0], found[0].with_name(found[0].name.replace("_TRAIN.ts", "_TEST.ts"))) if found else ()
     if not pair or not all(file.exists() for file in pair) or pair[0] == pair[1]:
         raise FileNotFoundError(f"data.path={path} holds no pair NAME_TRAIN.ts and NAME_TEST.ts")

@@ -18,7 +18,7 @@ BOUNDARIES = (" ", "|")
 def ctc_loss(logits: Tensor, length: Tensor, y: Tensor, y_length: Tensor) -> Tensor:
     """Negative log-likelihood of the transcripts, summed and divided by the number of sentences, in float32.
 
-    A transcript that does not fit its frames has no likelihood; it adds neither loss nor gradient. Count it by `too_short`.
+    A transcript that does not fit its frames has no likelihood and adds neither loss nor gradient; see `too_short`.
 
     Args:
         logits: (B, N, V + 1), class 0 the blank.
@@ -32,7 +32,7 @@ def ctc_loss(logits: Tensor, length: Tensor, y: Tensor, y_length: Tensor) -> Ten
 
 
 def too_short(length: Tensor, y: Tensor, y_length: Tensor) -> Tensor:
-    """Rows whose frames cannot hold their transcript, (B,) bool: an alignment needs L frames and one blank per repetition."""
+    """Rows whose frames cannot hold their transcript, (B,) bool: it needs L frames and a blank per repetition."""
     inside = torch.arange(1, y.shape[1], device=y.device) < y_length[:, None]
     repeats = ((y[:, 1:] == y[:, :-1]) & inside).sum(dim=1)
     return length < y_length + repeats

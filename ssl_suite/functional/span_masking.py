@@ -1,7 +1,7 @@
-"""Masks made of spans of frames or channels, drawn per sample. ``mask`` True = hidden.
+"""Masks made of spans of frames or channels, and crops, drawn per sample. ``mask`` True = hidden.
 
-The rules are those of wav2vec 2.0 (arXiv 2006.11477, section 3.1 and fairseq's ``compute_mask_indices``), written for whole
-batches on the device and for one stream of random numbers per sample, so that a sample's spans do not depend on its batch.
+The rules are those of wav2vec 2.0 (arXiv 2006.11477, section 3.1 and fairseq's ``compute_mask_indices``), written for
+whole batches on the device with one stream of random numbers per sample: its spans do not depend on its batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def _most_spans(n: int, probability: float, span: int, min_spans: int) -> int:
 def span_mask(draw: Draw, valid: Tensor, probability: float, span: int, min_spans: int = 2) -> Tensor:
     """Hide spans of equal length within the valid frames of each row; spans may overlap.
 
-    A row of n valid frames gets int(p n / span + u) spans, u uniform in [0, 1), at distinct random starts. Since spans overlap,
-    about 1 - exp(-p) of the frames are hidden. Spans are shortened in rows that ``min_spans`` of them could hide whole, one
-    random frame is shown again in a row that is hidden whole all the same, and rows of fewer than 3 frames stay as they are.
+    A row of n valid frames gets int(p n / span + u) spans, u uniform in [0, 1), at distinct random starts. Since spans
+    overlap, about 1 - exp(-p) of the frames are hidden. Spans are shortened in rows that ``min_spans`` of them could
+    hide whole, one random frame is shown again in a row that is hidden whole all the same, and rows of fewer than 3
+    frames stay as they are.
 
     Args:
         draw: one stream per row.
@@ -72,3 +73,12 @@ def cut_to_smallest(draw: Draw, mask: Tensor, smallest: Tensor) -> Tensor:
     """
     rank = (draw.uniform(mask.shape[1]) + 2.0 * ~mask).argsort(dim=1).argsort(dim=1)
     return mask & (rank < smallest)
+
+
+def crop(x: Tensor, length: Tensor | None, draw: Draw, size: int) -> tuple[Tensor, Tensor | None]:
+    """A random piece of at most ``size`` samples of each waveform (B, T), and the valid samples of each piece (B,)."""
+    if x.shape[1] <= size:
+        return x, length
+    n = torch.full_like(x[:, 0], x.shape[1], dtype=torch.int64) if length is None else length
+    start = draw.integers(2**62, 1) % (n[:, None] - size + 1).clamp_min(1)
+    return x.gather(1, start + torch.arange(size, device=x.device)), None if length is None else length.clamp_max(size)

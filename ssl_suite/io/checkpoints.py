@@ -15,14 +15,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 class AtomicCheckpointIO(CheckpointIO):
     """Writes to a temporary file beside the target, syncs, verifies, then renames; reads weights only.
 
-    Lightning's writer goes through the system's temporary folder, where a rename can be a copy that a kill tears, and it
-    swallows a refused permission. Here every failure raises, and the old file stays until the new one is proven.
+    Lightning's writer goes through the system's temporary folder, where a rename can be a copy that a kill tears, and
+    it swallows a refused permission. Here every failure raises, and the old file stays until the new one is proven.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = target.with_name(f".{target.name}.tmp")  # what a kill leaves here is overwritten after the resume
         try:
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -30,7 +30,7 @@ class AtomicCheckpointIO(CheckpointIO):
                 os.fsync(file.fileno())
             if not intact(temporary):
                 raise OSError(f"{temporary} does not read back as written; is the disk full or failing?")
-            os.replace(temporary, target)
+            temporary.replace(target)
             sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)

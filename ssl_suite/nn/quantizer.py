@@ -70,7 +70,7 @@ class GumbelQuantizer(nn.Module):
         Args:
             x: (..., C).
             tau: temperature of the softmax that carries the gradient; above 0.
-            noise: standard Gumbel noise (..., G, V); None chooses the largest logit and passes no gradient to the logits.
+            noise: standard Gumbel noise (..., G, V); None takes the largest logit, without gradient to the logits.
         """
         with torch.autocast(x.device.type, enabled=False):
             logits = self.logits(x.float()).unflatten(-1, (self.groups, self.entries))

@@ -29,7 +29,8 @@ def picture_folder(tmp_path: Path) -> Callable[..., Path]:
             folder = tmp_path / "pictures" / place
             folder.mkdir(parents=True)
             for i in range(n):
-                write_png(torch.randint(0, 256, (3, 9, 12), dtype=torch.uint8, generator=generator), str(folder / f"{i}.png"))
+                picture = torch.randint(0, 256, (3, 9, 12), dtype=torch.uint8, generator=generator)
+                write_png(picture, str(folder / f"{i}.png"))
         return tmp_path / "pictures"
 
     return make

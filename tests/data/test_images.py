@@ -96,8 +96,15 @@ def test_values_of_any_customary_range_become_bytes(tmp_path: Path, dtype, high)
     assert "y" not in everything(data)
 
 
-@pytest.mark.parametrize("keys", [("X_train", "y_train", "X_test", "y_test"), ("train_x", "train_y", "valid_x", "valid_y"),
-                                  ("images", "labels", None, None), ("x_train", "y_train", None, None)])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("X_train", "y_train", "X_test", "y_test"),
+        ("train_x", "train_y", "valid_x", "valid_y"),
+        ("images", "labels", None, None),
+        ("x_train", "y_train", None, None),
+    ],
+)
 def test_customary_keys_are_found(tmp_path: Path, keys):
     x, y = np.full((12, 5, 5), 200, np.uint8), np.repeat(["cat", "dog"], 6)
     values = (x, y, x[:4], y[4:8])
@@ -113,7 +120,9 @@ def test_keys_can_be_named_and_rows_chosen(tmp_path: Path):
     x = np.arange(10, dtype=np.uint8).repeat(16).reshape(10, 4, 4) * 20
     np.savez(tmp_path / "a.npz", faces=x, labels=np.zeros(10), mood=np.arange(10) % 3, person=np.arange(10) // 2,
              person_names=np.array(list("abcde")))
-    data = ImageArraysDataModule(tmp_path / "a.npz", x="faces", y="mood", test_where={"person": ["b", "e"]}, val_fraction=0.0)
+    data = ImageArraysDataModule(
+        tmp_path / "a.npz", x="faces", y="mood", test_where={"person": ["b", "e"]}, val_fraction=0.0
+    )
     data.setup()
     assert (everything(data, "test")["x"][:, 0, 0, 0] // 20).tolist() == [2, 3, 8, 9]
     assert data.spec.num_classes == 3
@@ -163,19 +172,30 @@ def test_a_damaged_packed_picture_is_named_and_leaves_no_cache(packed: Path, own
     assert not [f for f in own_cache.rglob("*") if f.is_file()]
 
 
-@pytest.mark.parametrize(("arrays", "options", "message"), [
-    ({"foo": np.zeros((4, 4, 4), np.uint8)}, {}, r"foo \(4, 4, 4\).*data\.x=KEY"),
-    ({"images": np.zeros((4, 4, 4), np.uint8)}, {"x": "fotos"}, "no key fotos"),
-    ({"images": np.zeros((4, 4, 4), np.uint8)}, {"y": "kinds"}, r"no labels data\.y=kinds"),
-    ({"images": np.zeros((4, 4, 4, 7), np.uint8)}, {}, r"\(4, 4, 4, 7\)"),
-    ({"images": np.full((4, 4, 4), -3.0)}, {}, "values from -3.0"),
-    ({"images": np.full((4, 4, 4), np.nan)}, {}, "values from nan"),
-    ({"images": np.full((4, 4, 4), 9, np.uint8), "labels": np.zeros((4, 4))}, {"y": "labels"}, "one label for each of 4"),
-    ({"images": np.full((4, 4, 4), 9, np.uint8)}, {"test_where": {"who": [1]}}, "'who'"),
-    ({"images": np.full((4, 4, 4), 9, np.uint8), "who": np.ones(4)}, {"test_where": {"who": [7]}}, "selects 0 of 4"),
-    ({"images": np.full((4, 4, 4), 9, np.uint8)}, {"test_fraction": 1.5}, r"data\.test_fraction"),
-    ({"images": np.full((4, 4, 4), 9, np.uint8), "split": np.array(list("abcd"))}, {}, "'split' holds 'a'"),
-])
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ({"foo": np.zeros((4, 4, 4), np.uint8)}, {}, r"foo \(4, 4, 4\).*data\.x=KEY"),
+        ({"images": np.zeros((4, 4, 4), np.uint8)}, {"x": "fotos"}, "no key fotos"),
+        ({"images": np.zeros((4, 4, 4), np.uint8)}, {"y": "kinds"}, r"no labels data\.y=kinds"),
+        ({"images": np.zeros((4, 7, 7, 7), np.uint8)}, {}, r"\(4, 7, 7, 7\)"),
+        ({"images": np.full((4, 4, 4), -3.0)}, {}, "values from -3.0"),
+        ({"images": np.full((4, 4, 4), np.nan)}, {}, "values from nan"),
+        (
+            {"images": np.full((4, 4, 4), 9, np.uint8), "labels": np.zeros((4, 4))},
+            {"y": "labels"},
+            "one label for each of 4",
+        ),
+        ({"images": np.full((4, 4, 4), 9, np.uint8)}, {"test_where": {"who": [1]}}, "'who'"),
+        (
+            {"images": np.full((4, 4, 4), 9, np.uint8), "who": np.ones(4)},
+            {"test_where": {"who": [7]}},
+            "selects 0 of 4",
+        ),
+        ({"images": np.full((4, 4, 4), 9, np.uint8)}, {"test_fraction": 1.5}, r"data\.test_fraction"),
+        ({"images": np.full((4, 4, 4), 9, np.uint8), "split": np.array(list("abcd"))}, {}, "'split' holds 'a'"),
+    ],
+)
 def test_bad_arrays_are_explained(tmp_path: Path, arrays, options, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=message):
@@ -214,7 +234,9 @@ def test_folders_of_classes_and_parts(picture_folder):
 
 
 def test_folders_of_classes_alone_hold_out_a_test(picture_folder):
-    data = ImageFolderDataModule(picture_folder("cat", "dog"), size=6, batch_size=2, test_fraction=0.4, val_fraction=0.0)
+    data = ImageFolderDataModule(
+        picture_folder("cat", "dog"), size=6, batch_size=2, test_fraction=0.4, val_fraction=0.0
+    )
     data.setup()
     assert everything(data, "test")["y"].tolist() == [0, 0, 1, 1]
 

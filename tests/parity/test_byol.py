@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from tiny import Tiny, gradients, pictures, views
+from tests.parity.tiny import Tiny, gradients, pictures, views
 
 from ssl_suite.methods.pretraining.byol import BYOL
 

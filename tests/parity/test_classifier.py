@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import Tiny, gradients, pictures, views
+from tests.parity.tiny import Tiny, gradients, pictures, views
 
 from ssl_suite.methods.supervised.classifier import Classifier
 

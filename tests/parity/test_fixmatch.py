@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import Tiny, gradients, semi, views
+from tests.parity.tiny import Tiny, gradients, semi, views
 from torch import nn
 
 from ssl_suite.functional.ema import update_teacher

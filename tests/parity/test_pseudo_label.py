@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import Tiny, gradients, semi, views
+from tests.parity.tiny import Tiny, gradients, semi, views
 
 from ssl_suite.functional.pseudo_labels import linear_ramp
 from ssl_suite.methods.self_training.pseudo_label import PseudoLabel

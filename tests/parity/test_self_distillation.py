@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_diabetes
-from tiny import Tiny, pictures, views
+from tests.parity.tiny import Tiny, pictures, views
 
 from ssl_suite.functional.distillation import optimal_xi, ridge, self_distillation_target
 from ssl_suite.methods.distillation.self_distillation import PerGeneration, SelfDistillation

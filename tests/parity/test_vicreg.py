@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import Tiny, gradients, pictures, views
+from tests.parity.tiny import Tiny, gradients, pictures, views
 from torch import Tensor
 
 from ssl_suite.methods.pretraining.vicreg import VICReg

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class Rotation(nn.Module):
 
     figure = "ssl_accuracy"
 
-    def __init__(self, backbone: nn.Module, shared_until: int, expand: bool) -> None:
+    def __init__(self, backbone: Any, shared_until: int, expand: bool) -> None:
         super().__init__()
         stages = list(getattr(backbone, "stages", ()))
         if not 0 < shared_until <= len(stages):
@@ -69,7 +69,7 @@ class Rotation(nn.Module):
             maps = nn.Sequential(*copy.deepcopy(stages)).eval()(torch.zeros(1, *backbone.spec.shape))
         self.fc = nn.Linear(maps.shape[1], 4)
 
-    def forward(self, backbone: nn.Module, x: Tensor, draw: Draw, length: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, backbone: Any, x: Tensor, draw: Draw, length: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the four turns, and the share guessed right."""
         if self.expand:
             x, turns = x.repeat_interleave(4, 0), torch.arange(4, device=x.device).repeat(len(x))
@@ -81,7 +81,7 @@ class Rotation(nn.Module):
         logits = self.fc(h.mean((2, 3)))
         return F.cross_entropy(logits.float(), turns), (logits.argmax(1) == turns).float().mean()
 
-    def learning(self, backbone: nn.Module) -> list[nn.Parameter]:
+    def learning(self, backbone: Any) -> list[nn.Parameter]:
         """What learns at test time: the shared stages and this head."""
         return [p for m in (*list(backbone.stages)[: self.shared_until], self) for p in m.parameters()]
 
@@ -107,7 +107,7 @@ class TestTimeTraining(Method):
                  ssl_weight: float = 1.0, expand: bool = False, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         self.head = nn.Linear(backbone.num_features, num_classes)
-        self.pretext: nn.Module = Rotation(backbone, shared_until, expand)
+        self.pretext: Any = Rotation(backbone, shared_until, expand)
         self.ssl_weight = ssl_weight
 
     def step(self, batch: Batch) -> StepOutput:
@@ -153,7 +153,7 @@ class TTTAdapter(Adapter):
                              "train one with train.py model=ttt, or adapt with model=tent")
         if steps < 1 or copies < 1:
             raise ValueError(f"steps={steps} and copies={copies} must be at least 1")
-        super().__init__(model, lambda m: m.pretext.learning(m.backbone),
+        super().__init__(model, lambda m: cast(Any, m).pretext.learning(m.backbone),
                          partial(torch.optim.SGD, lr=lr, momentum=momentum), autocast=autocast)
         self.views = copy.deepcopy(views) or Views()
         self.view = view if views is not None else "clean"
@@ -177,12 +177,13 @@ class TTTAdapter(Adapter):
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, None]:
         x = (x * self.views.std + self.views.mean).repeat_interleave(self.copies, 0)
         length = None if length is None else length.repeat_interleave(self.copies)
+        model: Any = self.model.eval()
         for step in range(self.steps):
             epoch = torch.full_like(index, step)
             view, task = (Draw(sample_keys(self.seed, epoch, index, stream)).copies(self.copies)
                           for stream in (0, PRETEXT_STREAM))
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast is not None):
                 copies = self.views.apply_kind(x, self.view, view, length)
-                loss, _ = self.model.eval().pretext(self.model.backbone, copies, task, length)
+                loss, _ = model.pretext(model.backbone, copies, task, length)
             self.learn(loss)
         return loss, None

@@ -16,7 +16,7 @@ Known limits: as `ttt`; needs a backbone that works on patches.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
@@ -41,12 +41,12 @@ class Rebuilding(nn.Module):
 
     figure = "ssl_loss"
 
-    def __init__(self, backbone: nn.Module, mask_ratio: float, width: int, depth: int) -> None:
+    def __init__(self, backbone: Any, mask_ratio: float, width: int, depth: int) -> None:
         super().__init__()
         self.mask_ratio = mask_ratio
         self.decoder = TransformerDecoder(backbone.num_features, width, depth, backbone.patch_dim, backbone.grid)
 
-    def forward(self, backbone: nn.Module, x: Tensor, draw: Draw, length: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, backbone: Any, x: Tensor, draw: Draw, length: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean squared error of the hidden normalised patches, twice: the loss and the figure to report."""
         loss = reconstruct(backbone, self.decoder, x, draw, self.mask_ratio, length=length).loss
         return loss, loss.detach()

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distillation import self_distillation_target
 from ssl_suite.functional.ema import make_teacher
 from ssl_suite.method import Method, Training
@@ -90,7 +90,7 @@ class SelfDistillation(Method):
                 "distillation", batch="labeled", views=("weak",), target="class")
     generation: Tensor
 
-    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, xi: float = 1.0,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, xi: float = 1.0,
                  temperature: float = 1.0, generations: int = 2, clamp: bool = True,
                  restart: Literal["new", "same"] = "new", **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)

@@ -24,7 +24,7 @@ import torch
 from lightly.loss import NegativeCosineSimilarity
 from torch import nn
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import cosine_momentum, make_teacher
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
@@ -47,7 +47,7 @@ class BYOL(Method):
                 joint_embedding=True)
     teachers = {"teacher_backbone": "backbone", "teacher_projector": "projector"}
 
-    def __init__(self, backbone: nn.Module, views: Views, *, hidden_dim: int = 4096, projection_dim: int = 256,
+    def __init__(self, backbone: Backbone, views: Views, *, hidden_dim: int = 4096, projection_dim: int = 256,
                  momentum: float = 0.996, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         self.projector = mlp(backbone.num_features, hidden_dim, projection_dim)

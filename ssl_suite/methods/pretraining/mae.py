@@ -24,7 +24,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.masking import (
     mask_from_order,
     masked_mean,
@@ -64,7 +64,7 @@ class Reconstruction:
         return masked_mean((self.prediction.float() - self.target.float()).square().mean(-1), hidden)
 
 
-def reconstruct(backbone: nn.Module, decoder: TransformerDecoder, x: Tensor, draw: Draw, mask_ratio: float,
+def reconstruct(backbone: Backbone, decoder: TransformerDecoder, x: Tensor, draw: Draw, mask_ratio: float,
                 norm_targets: bool = True, length: Tensor | None = None) -> Reconstruction:
     """Mask, encode the visible tokens, decode all of them.
 
@@ -103,7 +103,9 @@ class MAE(Method):
 
     Args:
         backbone: a patch transformer.
-        views: kind ``weak`` is used.
+        views: the kind named by ``view`` is used.
+        view: kind of view; the paper crops at random (here ``weak`` or ``crop``), and finds that the method learns from
+            ``clean`` samples too (table 1e), which suits the smallest pictures.
         mask_ratio: share of hidden tokens, in [0, 1).
         decoder_width: width of the decoder, divisible by 32.
         decoder_depth: blocks of the decoder.
@@ -113,16 +115,16 @@ class MAE(Method):
 
     tags = Tags("He et al., CVPR 2022, arXiv 2111.06377", "pretraining", backbone="tokens", views=("weak",))
 
-    def __init__(self, backbone: nn.Module, views: Views, *, mask_ratio: float = 0.75, decoder_width: int = 512,
+    def __init__(self, backbone: Backbone, views: Views, *, view: str = "weak", mask_ratio: float = 0.75, decoder_width: int = 512,
                  decoder_depth: int = 8, norm_targets: bool = True, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         visible_count(1, mask_ratio)
-        self.mask_ratio, self.norm_targets = mask_ratio, norm_targets
+        self.view, self.mask_ratio, self.norm_targets = view, mask_ratio, norm_targets
         self.decoder = TransformerDecoder(backbone.num_features, decoder_width, decoder_depth, backbone.patch_dim, backbone.grid)
 
-    def reconstruct(self, batch: Batch, kind: str = "weak") -> Reconstruction:
-        """The reconstruction of one view of a batch."""
-        (x,) = self.views(batch, kind)
+    def reconstruct(self, batch: Batch, kind: str | None = None) -> Reconstruction:
+        """The reconstruction of one view of a batch, of the kind trained on by default."""
+        (x,) = self.views(batch, kind or self.view)
         draw = self.views.draw(batch, MASK_STREAM)
         return reconstruct(self.backbone, self.decoder, x, draw, self.mask_ratio, self.norm_targets, batch.get("length"))
 

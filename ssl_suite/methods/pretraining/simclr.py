@@ -21,7 +21,7 @@ import torch
 from lightly.loss import NTXentLoss
 from torch import nn
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distributed import world_size
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
@@ -43,7 +43,7 @@ class SimCLR(Method):
     tags = Tags("Chen et al., ICML 2020, arXiv 2002.05709", "pretraining", views=("crop", "crop"), across_batch=True,
                 joint_embedding=True)
 
-    def __init__(self, backbone: nn.Module, views: Views, *, temperature: float = 0.5, hidden_dim: int = 2048,
+    def __init__(self, backbone: Backbone, views: Views, *, temperature: float = 0.5, hidden_dim: int = 2048,
                  projection_dim: int = 128, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         self.projector = mlp(backbone.num_features, hidden_dim, projection_dim)

@@ -24,7 +24,7 @@ from typing import Unpack
 from lightly.loss import VICRegLoss
 from torch import nn
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
 from ssl_suite.views import Views
@@ -47,7 +47,7 @@ class VICReg(Method):
     tags = Tags("Bardes et al., ICLR 2022, arXiv 2105.04906", "pretraining", views=("crop", "crop"), across_batch=True,
                 joint_embedding=True)
 
-    def __init__(self, backbone: nn.Module, views: Views, *, hidden_dim: int = 8192, projection_dim: int = 8192,
+    def __init__(self, backbone: Backbone, views: Views, *, hidden_dim: int = 8192, projection_dim: int = 8192,
                  invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0,
                  **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)

@@ -1,22 +1,22 @@
 """wav2vec 2.0: hide spans of speech and tell the true quantised frame from other frames of the same utterance.
 
-Idea: frames of a waveform encoder are hidden in spans before a Transformer; at each hidden place the Transformer must pick the
-quantised version of what was there among distractors hidden elsewhere in the same utterance. Quantising keeps what is
-phonetic in the target and drops detail that would give the answer away.
+Idea: frames of a waveform encoder are hidden in spans before a Transformer, which must pick at each hidden place the
+quantised version of what was there among frames hidden elsewhere in the utterance. Quantising keeps what is phonetic in
+the target and drops detail that would give the answer away.
 
-Paper: Baevski et al., "wav2vec 2.0", NeurIPS 2020, arXiv 2006.11477, equations 2 to 4; weights of the terms, gradient scale and
-normalisation as in fairseq's ``wav2vec2.py`` and ``wav2vec_criterion.py``.
+Paper: Baevski et al., "wav2vec 2.0", NeurIPS 2020, arXiv 2006.11477, equations 2 to 4; weights of the terms, gradient
+scale and normalisation as in fairseq's ``wav2vec2.py`` and ``wav2vec_criterion.py``.
 
-Deviations: the loss is the mean over the hidden frames of all processes, which is fairseq's sum divided by its sample size, so
-that a learning rate does not depend on how much audio a batch holds. Usage of the codebooks (equation 4) is averaged over all
-processes. Spans, crops, distractors and Gumbel noise are drawn per sample, so a resumed run repeats. What is gathered from a
-mask has a fixed size, the most that a mask can hide, and a weight tells which places count: nothing waits for the device.
-Ties are no hits in the accuracy.
+Deviations: the loss is the mean over the hidden frames of all processes, fairseq's sum divided by its sample size, and
+usage of the codebooks (equation 4) is averaged over all processes. Spans, crops, distractors and Gumbel noise are drawn
+per sample. What is gathered from a mask has a fixed size, the most that a mask can hide, with a weight that says which
+places count: nothing waits for the device. A hit is a target scored strictly above all distractors.
 
 Batch: ``x`` (B, T) and ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
 
-Known limits: rows are cut to the row that hides least, so one short row costs all others targets: batch similar lengths
-(``data.frames``) or crop. Small batches collapse: watch ``code_perplexity``. Layer-norm front-ends only, where rows are padded.
+Known limits: rows are cut to the row that hides least, so one short row costs all others targets: batch similar
+lengths (``data.frames``) or crop. Small batches collapse: watch ``code_perplexity``. Where rows are padded the
+front-end must be one with layer norms.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_suite.backbones.speech import Wav2Vec2
 from ssl_suite.batch import Batch, StepOutput, Tags
 from ssl_suite.functional.distributed import gather, mean_over_processes, world_size
 from ssl_suite.functional.masking import take
 from ssl_suite.functional.random import Draw
-from ssl_suite.functional.span_masking import cut_to_smallest, most_masked, span_mask
+from ssl_suite.functional.span_masking import crop, cut_to_smallest, most_masked, span_mask
 from ssl_suite.method import Method, Training
-from ssl_suite.nn.quantizer import GumbelQuantizer, gumbel, perplexity
+from ssl_suite.nn.quantizer import GumbelQuantizer, Quantized, gumbel, perplexity
 from ssl_suite.views import Views
 
 MASK_STREAM, NOISE_STREAM, CROP_STREAM = 100, 101, 102
@@ -45,43 +46,25 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x.detach() + factor * (x - x.detach())
 
 
-def crop(x: Tensor, length: Tensor | None, draw: Draw, size: int) -> tuple[Tensor, Tensor | None]:
-    """A random piece of at most ``size`` samples of each waveform (B, T), and what is valid of it."""
-    if x.shape[1] <= size:
-        return x, length
-    n = torch.full_like(x[:, 0], x.shape[1], dtype=torch.int64) if length is None else length
-    start = draw.integers(2**62, 1) % (n[:, None] - size + 1).clamp_min(1)
-    return x.gather(1, start + torch.arange(size, device=x.device)), None if length is None else length.clamp_max(size)
-
-
 def draw_distractors(draw: Draw, size: int, count: Tensor, k: int) -> Tensor:
-    """For each of the first ``count`` places of a row, k other ones, uniformly with replacement.
-
-    Args:
-        draw: one stream per row.
-        size: places M of a row, of which the first ``count`` are used.
-        count: scalar, at most M.
-        k: distractors K.
-
-    Returns:
-        Places, (B, M, K) int64; without meaning beyond the first ``count`` rows of M.
-    """
+    """For each of the first ``count`` of M = ``size`` places k others of them, with replacement, (B, M, K)."""
     other = draw.integers(2**62, size, k) % (count - 1).clamp_min(1)
     return other + (other >= torch.arange(size, device=other.device)[:, None])
 
 
-def contrastive_logits(context: Tensor, targets: Tensor, codes: Tensor, distractors: Tensor, temperature: float) -> Tensor:
-    """Cosine similarities over the temperature of each context with its target and its distractors (equation 3).
+def contrastive_logits(context: Tensor, targets: Tensor, codes: Tensor, distractors: Tensor,
+                       temperature: float) -> Tensor:
+    """Cosine of each context with its target and its distractors, over the temperature (equation 3), in float32.
 
     Args:
         context: predictions, (B, M, F).
         targets: quantised frames, (B, M, F).
-        codes: codes of the targets, (B, M, G); a distractor with the target's codes is no distractor and gets -inf.
-        distractors: places of the distractors, (B, M, K).
+        codes: codes of the targets, (B, M, G); a distractor with the target's codes is none and gets -inf.
+        distractors: their places, (B, M, K).
         temperature: above 0.
 
     Returns:
-        (B, M, 1 + K) float32, the target first.
+        (B, M, 1 + K), the target first.
     """
     with torch.autocast(context.device.type, enabled=False):
         cosine = F.normalize(context.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).mT / temperature
@@ -94,7 +77,7 @@ class Wav2Vec2Pretraining(Method):
     """Contrastive learning of masked speech.
 
     Args:
-        backbone: a `ssl_suite.backbones.speech.Wav2Vec2`.
+        backbone: a wav2vec 2.0 network.
         views: kind ``weak`` is used.
         mask_prob: share of hidden frames if spans never overlapped.
         mask_length: frames of a span.
@@ -106,7 +89,7 @@ class Wav2Vec2Pretraining(Method):
         codebook_dim: width of the concatenated entries.
         projection_dim: width F in which predictions and targets are compared.
         tau: first and last temperature of the Gumbel softmax.
-        tau_decay: factor on it per step; the paper's fits 400k steps, (last / first) ** (1 / steps) fits shorter runs.
+        tau_decay: factor on it per step; (last / first) ** (1 / steps) fits runs shorter than the paper's 400k steps.
         diversity_weight: weight alpha of the diversity loss.
         penalty_weight: weight of the mean square of the front-end's output.
         gradient_scale: factor on the gradient into the front-end.
@@ -114,14 +97,17 @@ class Wav2Vec2Pretraining(Method):
         training: optimizer and schedule; see `Method`.
     """
 
-    tags = Tags("Baevski et al., NeurIPS 2020, arXiv 2006.11477", "pretraining", modalities=("speech",), backbone="waveform",
-                views=("weak",), across_batch=True)
+    tags = Tags("Baevski et al., NeurIPS 2020, arXiv 2006.11477", "pretraining", modalities=("speech",),
+                backbone="waveform", views=("weak",), across_batch=True)
 
-    def __init__(self, backbone: nn.Module, views: Views, *, mask_prob: float = 0.65, mask_length: int = 10,
-                 crop: float = 15.6, num_negatives: int = 100, temperature: float = 0.1, groups: int = 2, entries: int = 320,
-                 codebook_dim: int = 256, projection_dim: int = 256, tau: tuple[float, float] = (2.0, 0.5),
-                 tau_decay: float = 0.999995, diversity_weight: float = 0.1, penalty_weight: float = 10.0,
-                 gradient_scale: float = 0.1, dropout: float = 0.1, **training: Unpack[Training]) -> None:
+    backbone: Wav2Vec2
+
+    def __init__(self, backbone: Wav2Vec2, views: Views, *, mask_prob: float = 0.65, mask_length: int = 10,
+                 crop: float = 15.6, num_negatives: int = 100, temperature: float = 0.1, groups: int = 2,
+                 entries: int = 320, codebook_dim: int = 256, projection_dim: int = 256,
+                 tau: tuple[float, float] = (2.0, 0.5), tau_decay: float = 0.999995, diversity_weight: float = 0.1,
+                 penalty_weight: float = 10.0, gradient_scale: float = 0.1, dropout: float = 0.1,
+                 **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         self.mask_prob, self.mask_length, self.num_negatives = mask_prob, mask_length, num_negatives
         self.crop = round(crop * backbone.spec.rate)
@@ -144,29 +130,28 @@ class Wav2Vec2Pretraining(Method):
         x, length = crop(x, batch.get("length"), self.views.draw(batch, CROP_STREAM), self.crop)
         z, valid = self.extract(x, length)
         mask, count = self.draw_mask(batch, valid)
-        context = self.context(z, mask, valid)
         size = most_masked(z.shape[1], self.mask_prob, self.mask_length)
         places = mask.int().argsort(dim=1, descending=True, stable=True)[:, :size]
         used = (torch.arange(size, device=z.device) < count) & mask.any(dim=1, keepdim=True)
 
         draw = self.views.draw(batch, NOISE_STREAM)
-        noise = gumbel(draw.uniform(size, self.quantizer.groups, self.quantizer.entries)) if self.training else None
-        features = self.dropout(self.backbone.net.encoder.feature_projection.layer_norm(z))
-        quantized = self.quantizer(take(features, places), self.tau, noise)
-        logits = contrastive_logits(self.context_head(take(context, places)), self.target_head(quantized.vectors),
-                                    quantized.codes, draw_distractors(draw, size, count, self.num_negatives), self.temperature)
+        quantized = self.quantize(z, places, draw)
+        predictions = self.context_head(take(self.context(z, mask, valid), places))
+        logits = contrastive_logits(predictions, self.target_head(quantized.vectors), quantized.codes,
+                                    draw_distractors(draw, size, count, self.num_negatives), self.temperature)
         total = mean_over_processes(used.sum().float()).clamp_min(1.0)
+        frames = mean_over_processes(valid.sum().float()).clamp_min(1.0)
         contrastive = ((logits.logsumexp(dim=-1) - logits[..., 0]) * used).sum() / total
+        penalty = (z.float().square().mean(dim=-1) * valid).sum() / frames
         usage = self.usage(quantized.probs, used)
-        prob_perplexity, entries = perplexity(usage), usage.numel()
-        penalty = (z.float().square().mean(dim=-1) * valid).sum() / mean_over_processes(valid.sum().float()).clamp_min(1.0)
-        loss = contrastive + self.diversity_weight * (entries - prob_perplexity) / entries + self.penalty_weight * penalty
+        diversity = 1.0 - perplexity(usage) / usage.numel()
+        hits = (logits[..., 0] > logits[..., 1:].amax(dim=-1)) & used
         codes = F.one_hot(quantized.codes, self.quantizer.entries).float()
-        hits = ((logits[..., 0] > logits[..., 1:].amax(dim=-1)) & used).sum() / total
-        logs = {"contrastive": contrastive, "accuracy": hits, "feature_penalty": penalty, "prob_perplexity": prob_perplexity,
-                "code_perplexity": perplexity(self.usage(codes, used)), "masked": mask.sum() / valid.sum().clamp_min(1),
-                "tau": torch.tensor(self.tau)}
-        return StepOutput(loss, {name: value.detach() for name, value in logs.items()})
+        logs = {"contrastive": contrastive, "accuracy": hits.sum() / total, "masked": mask.sum() / frames,
+                "feature_penalty": penalty, "prob_perplexity": perplexity(usage),
+                "code_perplexity": perplexity(self.usage(codes, used)), "tau": torch.tensor(self.tau)}
+        return StepOutput(contrastive + self.diversity_weight * diversity + self.penalty_weight * penalty,
+                          {name: value.detach() for name, value in logs.items()})
 
     def extract(self, x: Tensor, length: Tensor | None) -> tuple[Tensor, Tensor]:
         """Front-end features (B, N, C) with their scaled gradient, and which of them exist, (B, N) bool.
@@ -176,7 +161,7 @@ class Wav2Vec2Pretraining(Method):
         """
         z, frames = self.backbone.extract(x, length)
         if z.shape[1] < 3:
-            raise ValueError(f"{x.shape[1]} samples give {z.shape[1]} frames, wav2vec 2.0 needs at least 3; drop such samples")
+            raise ValueError(f"{x.shape[1]} samples give {z.shape[1]} frames; wav2vec 2.0 needs 3, drop such samples")
         valid = torch.ones_like(z[..., 0], dtype=torch.bool)
         if frames is not None:
             valid = torch.arange(z.shape[1], device=z.device) < frames[:, None]
@@ -195,6 +180,12 @@ class Wav2Vec2Pretraining(Method):
             dist.all_reduce(count, dist.ReduceOp.MIN)
         return cut_to_smallest(draw, mask, count), count
 
+    def quantize(self, z: Tensor, places: Tensor, draw: Draw) -> Quantized:
+        """Targets: the normalised features (B, N, C) at places (B, M), quantised; without noise in evaluation."""
+        features = take(self.dropout(self.backbone.net.encoder.feature_projection.layer_norm(z)), places)
+        shape = (places.shape[1], self.quantizer.groups, self.quantizer.entries)
+        return self.quantizer(features, self.tau, gumbel(draw.uniform(*shape)) if self.training else None)
+
     def context(self, z: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
         """Transformer output (B, N, D) over features with hidden frames replaced by the mask vector."""
         h = self.backbone.project(z)
@@ -203,6 +194,5 @@ class Wav2Vec2Pretraining(Method):
 
     def usage(self, choices: Tensor, used: Tensor) -> Tensor:
         """Mean over the hidden frames of all processes of (B, M, G, V), as (G, V)."""
-        weights = used.float()
-        total = gather(torch.einsum("bmgv,bm->gv", choices, weights).unsqueeze(0)).sum(dim=0)
-        return total / gather(weights.sum().unsqueeze(0)).sum().clamp_min(1.0)
+        total = gather(torch.einsum("bmgv,bm->gv", choices, used.float()).unsqueeze(0)).sum(dim=0)
+        return total / gather(used.sum().float().unsqueeze(0)).sum().clamp_min(1.0)

@@ -28,7 +28,7 @@ from typing import Unpack
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import make_teacher
 from ssl_suite.functional.pseudo_labels import concat_rows, consistency_loss
 from ssl_suite.method import Method, Training
@@ -54,7 +54,7 @@ class FixMatch(Method):
                 target="class")
     teachers = {"ema_backbone": "backbone", "ema_head": "head"}
 
-    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, policy: nn.Module | None = None,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, policy: nn.Module | None = None,
                  lambda_u: float = 1.0, ema_decay: float = 0.999, ema_warmup: bool = True,
                  **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)

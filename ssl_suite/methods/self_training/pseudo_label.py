@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.pseudo_labels import consistency_loss, linear_ramp
 from ssl_suite.method import Method, Training
 from ssl_suite.methods.self_training.policies import FixedThreshold
@@ -64,7 +64,7 @@ class PseudoLabel(Method):
 
     tags = Tags("Lee, ICML 2013 workshop", "self_training", batch="semi", views=("weak",), target="class")
 
-    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, alpha: float = 3.0, start: float = 0.1,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, alpha: float = 3.0, start: float = 0.1,
                  end: float = 0.6, threshold: float = 0.0, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         if not 0.0 <= start <= end:

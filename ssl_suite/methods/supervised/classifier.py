@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.method import Method, Training
 from ssl_suite.optim import layer_groups, parameter_groups
 from ssl_suite.views import Views
@@ -54,7 +54,7 @@ class Classifier(Method):
     tags = Tags("none (supervised baseline, linear probe, fine-tuning)", "supervised", batch="labeled", views=("weak",),
                 target="class")
 
-    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, frozen: bool = False,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, frozen: bool = False,
                  layer_decay: float | None = None, mixup: float = 0.0, cutmix: float = 0.0,
                  label_smoothing: float = 0.0, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)

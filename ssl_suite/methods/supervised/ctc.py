@@ -1,24 +1,25 @@
 """CTC: fine-tune an encoder of speech, or train one from scratch, to write down what is said.
 
-Idea: one linear layer names a symbol or "nothing" at every frame; the loss sums over all ways in which the frames can spell the
-transcript, so that no alignment is needed.
+Idea: one linear layer names a symbol or "nothing" at every frame; the loss sums over all ways in which the frames can
+spell the transcript, so that no alignment is needed.
 
-Paper: Graves et al., "Connectionist Temporal Classification", ICML 2006; fine-tuning as in wav2vec 2.0 (Baevski et al.,
-NeurIPS 2020, arXiv 2006.11477, section 3.2 and appendix B): the convolutional front-end stays as it was pre-trained, the whole
-encoder rests while the head finds its feet, and spans of frames and channels are hidden in training.
+Paper: Graves et al., "Connectionist Temporal Classification", ICML 2006; fine-tuning as in wav2vec 2.0 (Baevski et
+al., NeurIPS 2020, arXiv 2006.11477, section 3.2 and appendix B): the convolutional front-end stays as it was
+pre-trained, the whole encoder rests while the head finds its feet, spans of frames and channels are hidden in training.
 
-Deviations: the vector that hides frames is learned anew; fairseq goes on with that of pre-training. Channels are hidden per
-sample, as there. Backbones other than wav2vec 2.0 get no masks here: hide parts of the input by views (`TimeMask`).
+Deviations: the vector that hides frames is learned anew; fairseq goes on with that of pre-training. Backbones other
+than wav2vec 2.0 get no masks here: hide parts of the input by views (`TimeMask`).
 
-Batch: ``x`` (B, T), ``index`` (B,), symbols ``y`` (B, L) padded with -1, ``y_length`` (B,), with ``epoch`` and ``length`` (B,)
-where present. Symbol s of the vocabulary is class s + 1; class 0 is the blank.
+Batch: ``x`` (B, T), ``index`` (B,), symbols ``y`` (B, L) padded with -1, ``y_length`` (B,), with ``epoch`` and
+``length`` (B,) where present. Symbol s of the vocabulary is class s + 1; class 0 is the blank.
 
-Known limits: greedy decoding, no language model. While the encoder rests its parameters get no gradient, so several processes
-need a strategy that allows unused parameters. PyTorch's loss on a GPU reads the lengths back to the host.
+Known limits: greedy decoding, no language model. While the encoder rests its parameters get no gradient, so several
+processes need a strategy that allows unused parameters. PyTorch's loss on a GPU reads the lengths back to the host.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_suite.backbones.speech import Wav2Vec2
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ctc import BOUNDARIES, ctc_loss, errors, greedy_decode, too_short, words
 from ssl_suite.functional.random import Draw
 from ssl_suite.functional.span_masking import span_mask
@@ -39,8 +40,8 @@ MASK_STREAM = 100
 class CTC(Method):
     """Transcription by connectionist temporal classification.
 
-    The score is pooled over the evaluation set: ``cer`` where every symbol is a letter, apostrophe or word boundary, else
-    ``per`` (phones), and ``wer`` where the vocabulary has a word boundary (space or ``|``).
+    The score is pooled over the evaluation set: ``cer`` where every symbol is a letter, apostrophe or word boundary,
+    else ``per`` (phones), and ``wer`` where the vocabulary has a word boundary (space or ``|``).
 
     Args:
         backbone: any backbone of speech with ``tokens`` and ``token_lengths``.
@@ -58,10 +59,10 @@ class CTC(Method):
         ValueError: there is no vocabulary, or ``freeze_share`` lies outside [0, 1).
     """
 
-    tags = Tags("Graves et al., ICML 2006; Baevski et al., NeurIPS 2020, arXiv 2006.11477", "supervised", modalities=("speech",),
-                batch="labeled", backbone="waveform", views=("weak",), target="text")
+    tags = Tags("Graves et al., ICML 2006; Baevski et al., NeurIPS 2020, arXiv 2006.11477", "supervised",
+                modalities=("speech",), batch="labeled", backbone="waveform", views=("weak",), target="text")
 
-    def __init__(self, backbone: nn.Module, views: Views, *, vocabulary: Sequence[str], freeze_frontend: bool = True,
+    def __init__(self, backbone: Backbone, views: Views, *, vocabulary: Sequence[str], freeze_frontend: bool = True,
                  freeze_share: float = 0.0, mask_prob: float = 0.65, mask_length: int = 10, channel_prob: float = 0.25,
                  channel_length: int = 64, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
@@ -82,7 +83,9 @@ class CTC(Method):
     @property
     def head_only(self) -> bool:
         """Whether the encoder rests at this step."""
-        return self.freeze_share > 0.0 and self.global_step < self.freeze_share * self.trainer.estimated_stepping_batches
+        if not self.freeze_share:
+            return False
+        return self.global_step < self.freeze_share * self.trainer.estimated_stepping_batches
 
     def step(self, batch: Batch) -> StepOutput:
         (x,) = self.views(batch, "weak")
@@ -98,7 +101,8 @@ class CTC(Method):
         n = torch.full_like(x[:, 0], x.shape[1], dtype=torch.int64) if length is None else length
         if draw is None or not isinstance(self.backbone, Wav2Vec2):
             return self.backbone.tokens(x, length), self.backbone.token_lengths(n)
-        z, frames = self.backbone.extract(x, n)
+        z, _ = self.backbone.extract(x)
+        frames = self.backbone.token_lengths(n)
         h = self.hide(self.backbone.project(z), frames, draw)
         return self.backbone.contextualise(h, None if length is None else frames), frames
 
@@ -110,7 +114,8 @@ class CTC(Method):
             h = torch.where(mask.unsqueeze(-1), self.mask_embedding.to(h.dtype), h)
         if self.channel_prob:
             channels = torch.ones_like(h[:, 0], dtype=torch.bool)
-            h = h.masked_fill(span_mask(draw, channels, self.channel_prob, self.channel_length, 0).unsqueeze(1), 0.0)
+            hidden = span_mask(draw, channels, self.channel_prob, self.channel_length, min_spans=0)
+            h = h.masked_fill(hidden.unsqueeze(1), 0.0)
         return h
 
     def emissions(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -127,11 +132,13 @@ class CTC(Method):
         references = [row[:n] for row, n in zip(batch["y"].tolist(), batch["y_length"].tolist(), strict=True)]
         counts = {self.symbol_rate: errors(references, hypotheses)}
         if set(BOUNDARIES) & set(self.vocabulary):
-            counts["wer"] = errors([words(r, self.vocabulary) for r in references], [words(h, self.vocabulary) for h in hypotheses])
-        return {name: (torch.tensor(float(wrong), device=self.device), count) for name, (wrong, count) in counts.items()}
+            counts["wer"] = errors([words(row, self.vocabulary) for row in references],
+                                   [words(row, self.vocabulary) for row in hypotheses])
+        return {name: (torch.tensor(float(wrong), device=self.device), count)
+                for name, (wrong, count) in counts.items()}
 
     @property
     def symbol_rate(self) -> str:
         """Name of the error rate of single symbols."""
-        letters = all(len(s) == 1 and (s.isascii() and s.isalpha() or s in ("'", *BOUNDARIES)) for s in self.vocabulary)
-        return "cer" if letters else "per"
+        letters = {*string.ascii_letters, "'", *BOUNDARIES}
+        return "cer" if letters.issuperset(self.vocabulary) else "per"

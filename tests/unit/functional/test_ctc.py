@@ -43,7 +43,7 @@ def test_pooled_error_rates_agree_with_jiwer() -> None:
     wrong, count = errors(references, hypotheses)
     assert wrong / count == pytest.approx(jiwer.cer(references, hypotheses))
     rates = [jiwer.wer(r, h) for r, h in zip(references, hypotheses, strict=True)]
-    assert sum(rates) / 3 != pytest.approx(jiwer.wer(references, hypotheses)), "control: the mean of rates is another number"
+    assert sum(rates) / 3 != pytest.approx(jiwer.wer(references, hypotheses)), "control: the mean of rates differs"
 
 
 def test_words_are_parted_at_the_boundary() -> None:

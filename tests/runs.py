@@ -1,0 +1,63 @@
+"""Tiny data on disk and short runs of the whole program, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from ssl_suite.run import fit
+from tests.configs import composed
+
+QUICK = ("debug=two_steps", "data.batch_size=8", "data.mu=2")
+
+
+def images(folder: Path) -> Path:
+    """48 coloured pictures of 8x8 pixels in 3 classes, train and test."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 36), ("test", 12)):
+        y = np.arange(n) % 3
+        arrays[f"{part}_labels"] = y
+        arrays[f"{part}_images"] = (rng.integers(0, 120, (n, 8, 8, 3)) + 60 * y[:, None, None, None]).astype(np.uint8)
+    np.savez(folder / "images.npz", **arrays)
+    return folder / "images.npz"
+
+
+def speech(folder: Path, text: bool = False) -> Path:
+    """36 waveforms of 0.2 to 0.4 s at 8 kHz, end to end; their pitch is their class."""
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1600, 3200, 36)
+    y = np.arange(36) % 3
+    waves = [3000 * np.sin(np.arange(n) * 0.2 * (1 + c)) + rng.normal(0, 300, n) for n, c in zip(lengths, y, strict=True)]
+    labels: dict[str, Any] = {"texts": np.array(["ab", "ba a", "cab"])[y]} if text else {"labels": y}
+    np.savez(folder / "speech.npz", audio=np.concatenate(waves).astype(np.int16), offsets=np.concatenate([[0], lengths.cumsum()]),
+             rate=8000, **labels)
+    return folder / "speech.npz"
+
+
+def series(folder: Path) -> Path:
+    """36 series of two channels and 32 steps in 3 classes."""
+    rng = np.random.default_rng(2)
+    y = np.arange(36) % 3
+    x = np.sin(np.arange(32) * 0.3 * (1 + y[:, None, None])) + rng.normal(0, 0.1, (36, 2, 32))
+    np.savez(folder / "series.npz", series=x.astype(np.float32), labels=y)
+    return folder / "series.npz"
+
+
+def tiny_data(modality: str, folder: Path, text: bool = False) -> list[str]:
+    """Overrides that choose the embedded digits, or a tiny file of another modality."""
+    if modality == "images":
+        return ["data=digits", "data.test_fraction=0.1"]
+    if modality == "series":
+        return ["data=series_arrays", f"data.path={series(folder)}"]
+    return ["data=speech_arrays", f"data.path={speech(folder, text)}"]
+
+
+def run(folder: Path, *overrides: str, quick: bool = True) -> Path:
+    """A finished run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fit(OmegaConf.create(composed(*overrides, *(QUICK if quick else ()), folder=str(folder))), folder)
+    return folder

@@ -1,0 +1,147 @@
+"""A checkpoint on disk is complete, verified and safe to open, or it is not there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssl_suite.io import checkpoints
+from ssl_suite.io.checkpoints import AtomicCheckpointIO, intact, newest_checkpoint
+
+IO = AtomicCheckpointIO()
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A run folder with one good checkpoint."""
+    path = tmp_path / "checkpoints" / "step=0000001.ckpt"
+    IO.save_checkpoint({"step": 1, "w": torch.arange(1000.0)}, path)
+    return path
+
+
+def files(path: Path) -> list[str]:
+    return sorted(p.name for p in path.parent.iterdir())
+
+
+def test_round_trip(good: Path) -> None:
+    content = IO.load_checkpoint(good)
+    assert content["step"] == 1
+    assert torch.equal(content["w"], torch.arange(1000.0))
+    assert files(good) == [good.name]
+    IO.remove_checkpoint(good)
+    assert files(good) == []
+
+
+def half_then_fail(content: Any, file: Any) -> None:
+    file.write(b"half")
+    raise OSError(28, "No space left on device")
+
+
+def damaged(content: Any, file: Any) -> None:
+    torch.serialization._legacy_save(content, file, pickle, 2)
+
+
+@pytest.mark.parametrize("save", [half_then_fail, damaged])
+def test_failed_write_raises_and_keeps_the_old_file(save: Any, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = good.read_bytes()
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    with pytest.raises(OSError, match=r"space|read back"):
+        IO.save_checkpoint({"step": 2}, good)
+    assert good.read_bytes() == before
+    assert files(good) == [good.name], "the temporary file was left"
+
+
+def test_refused_permission_raises(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError):
+        IO.save_checkpoint({"step": 2}, good)
+
+
+def test_synced_before_it_is_renamed(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def fsync(handle: int) -> None:
+        calls.append("sync folder" if Path(f"/proc/self/fd/{handle}").resolve().is_dir() else "sync file")
+        sync(handle)
+
+    def rename(source: Path, target: Path) -> None:
+        calls.append("rename")
+        assert source.parent == target.parent, "a rename across folders can be a copy"
+        replace(source, target)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", rename)
+    IO.save_checkpoint({"step": 2}, good)
+    assert calls == ["sync file", "rename", "sync folder"]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    """One bit inside a weight, which torch.load would not notice."""
+    content = bytearray(path.read_bytes())
+    place = bytes(content).index(torch.arange(1000.0).numpy().tobytes()[:64]) + 32
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+def test_damage_is_seen_and_passed_over(damage: Any, good: Path) -> None:
+    newer = good.with_name("step=0000002.ckpt")
+    IO.save_checkpoint({"step": 2, "w": torch.arange(1000.0)}, newer)
+    run = good.parents[1]
+    assert newest_checkpoint(run) == newer
+    damage(newer)
+    assert not intact(newer)
+    with pytest.warns(UserWarning, match="step=0000002.ckpt is damaged"):
+        assert newest_checkpoint(run) == good
+    damage(good)
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(FileNotFoundError, match="2 files looked at"):
+        newest_checkpoint(run)
+
+
+def test_control_torch_does_not_see_a_flipped_bit(good: Path) -> None:
+    flip(good)
+    assert not torch.equal(torch.load(good, weights_only=True)["w"], torch.arange(1000.0))
+
+
+def test_half_written_files_are_not_offered(good: Path) -> None:
+    good.with_name(".step=0000009.ckpt.tmp").write_bytes(good.read_bytes())
+    assert newest_checkpoint(good.parents[1]) == good
+
+
+class Hostile:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_hostile_checkpoint_is_not_executed(tmp_path: Path) -> None:
+    path, touched = tmp_path / "checkpoints" / "step=0000001.ckpt", tmp_path / "touched"
+    path.parent.mkdir()
+    torch.save({"w": Hostile(touched)}, path)
+    for weights_only in (True, False, None):
+        with pytest.raises(pickle.UnpicklingError):
+            IO.load_checkpoint(path, weights_only=weights_only)
+    assert not touched.exists()
+    torch.load(path, weights_only=False)
+    assert touched.exists(), "the control payload does not work"
