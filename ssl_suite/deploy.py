@@ -273,8 +273,8 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
     if not cfg.checkpoint:
         raise ConfigError("checkpoint is missing; give the folder of a trained classifier: checkpoint=runs/...")
     run = load_run(cfg.checkpoint)
-    if cfg.seed is None:
-        cfg.seed = run.config["seed"]
+    cfg.seed = run.config["seed"] if cfg.seed is None else cfg.seed
+    cfg.stream.seed = cfg.seed if cfg.stream.seed is None else cfg.stream.seed
     config = plain(cfg)
     validate({k: v for k, v in config.items() if k not in ("model", "trainer")}, GROUPS, config["trusted_packages"])
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)

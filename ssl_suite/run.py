@@ -247,7 +247,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
     seconds = time.perf_counter() - first
     state = next((c for c in trainer.callbacks if isinstance(c, ResumeState)), ResumeState())  # type: ignore[attr-defined]
-    loss = float({**state.metrics, **trainer.callback_metrics}.get("train/loss", 0.0))
+    loss = float(trainer.callback_metrics.get("train/loss", state.metrics.get("train/loss", 0.0)))
     results = trainer.test(method, datamodule=data, verbose=False) if "test" in data.parts else [{}]
     if not trainer.is_global_zero:
         return None
@@ -270,7 +270,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
 def name_of(config: dict[str, Any], group: str) -> str:
     """Name a run was started under: the choice in the config group, or the class."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    return str(choices.get(group) or config[group]["_target_"].rsplit(".", 1)[-1])
+    return str(choices.get(group) or (config[group] or config["adapter"])["_target_"].rsplit(".", 1)[-1])
 
 
 def resume_point(folder: Path) -> str | None:

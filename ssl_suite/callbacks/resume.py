@@ -72,7 +72,7 @@ class ResumeState(L.Callback):
         self._seek(trainer)
 
     def _seek(self, trainer: L.Trainer) -> None:
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "seek"):
             data.seek(self.position)
 

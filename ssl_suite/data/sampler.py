@@ -21,7 +21,8 @@ class EpochSampler(Sampler[Pairs]):
     """Shuffled batches of (epoch, index) pairs.
 
     The global order does not depend on the number of processes: rank r of W takes the r-th of every W consecutive batches.
-    The epoch travels with each sample, so a worker needs no other message to draw the right view of it.
+    The epoch travels with each sample, so a worker needs no other message to draw the right view of it. Where an epoch goes
+    through the samples several times, each time counts as an epoch of its own: a sample never gets the same view twice.
 
     Args:
         indices: positions in the data set to draw from.
@@ -56,10 +57,12 @@ class EpochSampler(Sampler[Pairs]):
 
     def __iter__(self) -> Iterator[Pairs]:
         epoch, first = divmod(self.position, self.num_batches)
-        order = epoch_order(self.indices, self.seed, epoch, self.num_batches * self.batch_size * self.world)
+        size = self.num_batches * self.batch_size * self.world
+        order = epoch_order(self.indices, self.seed, epoch, size)
+        rounds = -(-size // len(self.indices))
         for batch in range(first, self.num_batches):
             start = (batch * self.world + self.rank) * self.batch_size
-            yield [(epoch, int(i)) for i in order[start : start + self.batch_size]]
+            yield [(epoch * rounds + place // len(self.indices), int(order[place])) for place in range(start, start + self.batch_size)]
 
 
 class SequentialSampler(Sampler[Pairs]):

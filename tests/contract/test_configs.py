@@ -111,7 +111,8 @@ def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", "model=supervised", "data=image_arrays", f"data.path={images(tmp_path)}",
                  "backbone=convnet_tiny", "evaluation.probes=true")
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["scores"].keys() == {"accuracy"}, "debug=two_steps leaves the probes out"
+    assert summary["scores"].keys() == {"accuracy", "knn", "probe_1shot", "probe_3shot", "probe_full"}
+    assert summary["references"]["raw"].keys() == summary["references"]["untrained"].keys() == summary["scores"].keys() - {"accuracy"}
 
 
 @pytest.mark.parametrize("name", adapters())
@@ -119,7 +120,7 @@ def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
     source = name if name in trained() else "supervised"
     trained_run = run(tmp_path / "run", f"model={source}", "data=digits", "backbone=vit_digits" if "mae" in name else
                       "backbone=cifar_resnet_tiny")
-    cfg = composed(f"model={name}", f"checkpoint={trained_run}", "stream=digits", "stream.shifts=[gaussian_noise,clean]",
+    cfg = composed(f"model={name}", f"checkpoint={trained_run}", "seed=0", "stream=digits", "stream.shifts=[gaussian_noise,clean]",
                    "stream.limit=32", "stream.batch_size=16", program="adapt")
     if "steps" in cfg["adapter"]:
         cfg["adapter"] |= {"steps": 1}

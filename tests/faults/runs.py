@@ -17,7 +17,8 @@ from tests.conftest import ROOT
 
 TINY = ("data=digits", "evaluation.probes=false", "callbacks.pictures=null", "callbacks.progress=null",
         "logger.tensorboard=null", "trainer.max_epochs=3", "trainer.log_every_n_steps=1",
-        "callbacks.checkpoint.every_n_epochs=null", "callbacks.checkpoint.every_n_train_steps=2", "callbacks.checkpoint.save_on_train_epoch_end=null")
+        "callbacks.checkpoint.every_n_epochs=null", "callbacks.checkpoint.every_n_train_steps=2",
+        "callbacks.checkpoint.save_on_train_epoch_end=null")
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:

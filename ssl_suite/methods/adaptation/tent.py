@@ -55,6 +55,9 @@ class Tent(Adapter):
         self.steps = steps
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
+        # torch 2.12 on CPU crashes in GroupNorm's backward on channels-last maps whose own gradient nobody asks for,
+        # as below the first layer that learns; asking for the gradient of the samples costs one convolution.
+        x = x.detach().requires_grad_()
         for _ in range(self.steps):
             logits = self(x, length)
             loss = entropy(logits).mean()

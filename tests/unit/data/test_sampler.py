@@ -141,3 +141,12 @@ def test_buckets_seek() -> None:
 def test_one_sample_above_the_budget_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.frames"):
         bucket(frames=150)
+
+
+def test_a_sample_seen_again_within_an_epoch_counts_as_a_new_one() -> None:
+    """Four labels drawn eighty times in an epoch must not get the same view eighty times."""
+    sampler = EpochSampler(np.arange(4), batch_size=3, num_batches=8)
+    pairs = [pair for batch in sampler for pair in batch]
+    sampler.position = len(sampler)
+    pairs += [pair for batch in sampler for pair in batch]
+    assert len(set(pairs)) == len(pairs)

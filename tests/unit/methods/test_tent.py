@@ -37,3 +37,13 @@ def test_entropy_of_very_sure_rows_has_a_finite_gradient():
     logits = torch.tensor([[0.0, 1e4, -1e4]], requires_grad=True)
     entropy(logits).sum().backward()
     assert logits.grad.isfinite().all()
+
+
+def test_group_norm_on_channels_last_maps_behind_frozen_layers():
+    """torch's CPU kernel crashes the process here unless the gradient of the maps is asked for."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 16, 3, padding=1).to(memory_format=torch.channels_last)
+    model = nn.Sequential(conv, nn.GroupNorm(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    x = torch.randn(16, 2, 8, 8).contiguous(memory_format=torch.channels_last)
+    assert Tent(model).adapt(x).verdict == "ok"
+    assert not x.requires_grad
