@@ -19,10 +19,16 @@ import lightning as L
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from ssl_suite.evaluation import judge, raw_features
+from ssl_suite.evaluation import Embed, judge, raw_features
 from ssl_suite.programs import data_for, guarded, parser, started_run
 from ssl_suite.run import build_backbone, load_exported, load_run, plain
+
+
+def embedding(net: nn.Module, data: Any) -> Embed:
+    """Representations of clean samples by a backbone."""
+    return lambda batch: net(data.views(batch, "clean")[0], batch.get("length"))
 
 
 def probes(run: Path, data: Any, seed: int) -> dict[str, dict[str, float]]:
@@ -35,8 +41,7 @@ def probes(run: Path, data: Any, seed: int) -> dict[str, dict[str, float]]:
     untrained = build_backbone(read_description(run / "backbone.safetensors")[1], spec).eval()
     found = {}
     for name, net in (("this run", backbone), ("untrained", untrained)):
-        found[name] = judge(lambda batch, net=net: net(data.views(batch, "clean")[0], batch.get("length")), data, seed, 10_000,
-                            title=f"probing: {name}")
+        found[name] = judge(embedding(net, data), data, seed, 10_000, title=f"probing: {name}")
     found["raw"] = judge(raw_features(spec), data, seed, 10_000, title="probing: raw")
     return found
 

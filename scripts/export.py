@@ -1,7 +1,7 @@
 """Export the encoder of a run for use without ssl_suite.
 
-    python scripts/export.py RUN                        # weights for plain timm or torchaudio, with the code that loads them
-    python scripts/export.py RUN --format onnx          # an ONNX file, checked against PyTorch
+python scripts/export.py RUN                        # weights for plain timm or torchaudio, with the code that loads them
+python scripts/export.py RUN --format onnx          # an ONNX file, checked against PyTorch
 """
 
 from __future__ import annotations

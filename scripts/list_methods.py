@@ -1,7 +1,7 @@
 """List the methods: a table for the terminal, or Markdown for the documentation.
 
-    python scripts/list_methods.py
-    python scripts/list_methods.py --write      # renew the tables in README.md and docs/methods.md
+python scripts/list_methods.py
+python scripts/list_methods.py --write      # renew the tables in README.md and docs/methods.md
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     names = sorted(p.stem for p in TABLES.glob("*.yaml"))
     arguments.add_argument("table", nargs="?", help=f"one of: {', '.join(names)}")
-    arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for every cell, such as data.path=...")
+    arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for every cell")
     arguments.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     arguments.add_argument("--only", nargs="*", help="these rows only")
     arguments.add_argument("--jobs", type=int, default=2, help="cells at a time (default: 2)")
@@ -111,7 +111,8 @@ def main() -> None:
     rows, folders = given.only or list(table["rows"]), given.runs.resolve() / given.table
     with Progress() as progress, ThreadPoolExecutor(given.jobs) as pool:
         task = progress.add_task(given.table, total=len(rows) * len(given.seeds))
-        jobs = [pool.submit(run_seed, table, seed, rows, folders, given.set, lambda: progress.advance(task)) for seed in given.seeds]
+        jobs = [pool.submit(run_seed, table, seed, rows, folders, given.set, lambda: progress.advance(task))
+                for seed in given.seeds]
         for job in jobs:
             job.result()
     records = collect(table, rows, given.seeds, folders, given.set)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -62,8 +63,7 @@ def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) 
         except ConfigError as error:
             if os.environ["HYDRA_FULL_ERROR"] == "full":
                 raise
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            remove_empty(folder, cfg.name)
             stop(str(error), 1)
 
     def main() -> None:
@@ -88,6 +88,14 @@ def quiet() -> None:
     for text in (".*LeafSpec.*", ".*does not have many workers.*", ".*logging interval.*", ".*sync_dist=True.*",
                  ".*Checkpoint directory .* exists.*", ".*dataloader is not resumable.*", ".*TF32.*"):
         warnings.filterwarnings("ignore", text)
+
+
+def remove_empty(folder: Path, name: str) -> None:
+    """Remove the folder of a run that never began, and those above it that were made for it alone."""
+    made = (folder, folder.parent, folder.parent.parent) if folder.parent.name == name else (folder,)
+    with contextlib.suppress(OSError):
+        for place in made:
+            place.rmdir()
 
 
 def stop(message: str, code: int) -> NoReturn:

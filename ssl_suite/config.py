@@ -93,7 +93,8 @@ def locate(target: str, where: str) -> Any:
             continue
         for part in parts[cut:]:
             if not hasattr(found, part):
-                there = {n for n in dir(found) if n[0] != "_"} | {m.name for m in pkgutil.iter_modules(getattr(found, "__path__", []))}
+                modules = pkgutil.iter_modules(getattr(found, "__path__", []))
+                there = {n for n in dir(found) if n[0] != "_"} | {m.name for m in modules}
                 raise ConfigError(f"{where}: {name} has no '{part}'{nearest(part, there)}")
             found = getattr(found, part)
         return found
@@ -134,7 +135,7 @@ def arguments(target: Any) -> tuple[dict[str, Any], set[str], bool]:
     Returns:
         Annotation of each name, the names without default, and whether any further name is taken.
     """
-    chain = [c.__init__ for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    chain: list[Any] = [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
     known: dict[str, Any] = {}
     needed: set[str] = set()
     for function in chain:
@@ -187,7 +188,7 @@ def fits(value: Any, annotation: Any) -> bool:
     if origin in (tuple, list, Sequence):
         return isinstance(value, list | tuple) and _items_fit(value, typing.get_args(annotation))
     if inspect.isclass(annotation) and not issubclass(annotation, Path):
-        return annotation in (list, tuple) and isinstance(value, list) or isinstance(value, annotation)
+        return (annotation in (list, tuple) and isinstance(value, list)) or isinstance(value, annotation)
     return isinstance(value, origin) if inspect.isclass(origin) else value is not None
 
 
@@ -249,7 +250,7 @@ def check_objects(cfg: Mapping[str, Any]) -> None:
                 raise ConfigError(f"unknown key '{where}.{key}'{nearest(key, set(HYDRA_KEYS))}")
     for group in MANY:
         for name, node in (cfg.get(group) or {}).items():
-            if name not in (MANY[group] or (name,)) or node is not None and "_target_" not in node:
+            if name not in (MANY[group] or (name,)) or (node is not None and "_target_" not in node):
                 others = set(MANY[group]) or {k for k, v in cfg[group].items() if v and "_target_" in v}
                 raise ConfigError(f"{group}.{name} names no class{nearest(name, others)}")
     for group in ONE:

@@ -15,7 +15,6 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.panel import Panel
@@ -268,8 +267,8 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
     """Load a run, adapt it along the streams, report."""
     started = time.perf_counter()
     if not cfg.adapter:
-        raise ConfigError(f"model={HydraConfig.get().runtime.choices['model']} is trained by train.py and does not "
-                          "adapt; choose model=tent or model=ttt")
+        raise ConfigError(f"model={cfg.name} is trained by train.py and does not adapt; choose model=tent or "
+                          "model=ttt")
     if not cfg.checkpoint:
         raise ConfigError("checkpoint is missing; give the folder of a trained classifier: checkpoint=runs/...")
     run = load_run(cfg.checkpoint)

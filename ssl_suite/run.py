@@ -222,7 +222,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         raise ConfigError(f"resume={cfg.resume}: {folder} holds no config.yaml; give a run folder, or resume=auto")
     config = resumed_config(cfg, folder) if resuming else plain(cfg)
     if not config.get("model"):
-        raise ConfigError(f"{config['name']}: this method adapts a trained model; run: python adapt.py model=... checkpoint=RUN data=...")
+        raise ConfigError(f"{config['name']}: this method adapts a trained model; "
+                          "run: python adapt.py model=... checkpoint=RUN data=...")
     packages = config.get("trusted_packages", "objective") or ()
     validate(config, GROUPS, packages)
     if resuming and (folder / "summary.json").is_file():

@@ -89,7 +89,8 @@ class ViT(nn.Module):
     def recipe(self) -> str:
         """Python code that makes this network, still untrained, with timm alone, and says how features are read off it."""
         pooled = "[:, 0]" if self.pool == "class" else f"[:, {self.num_prefix_tokens}:].mean(dim=1)"
-        return f"import timm\n\nnet = timm.create_model(**{self.made!r})\n\n\ndef features(x):\n    return net.forward_features(x){pooled}\n"
+        make = f"import timm\n\nnet = timm.create_model(**{self.made!r})\n"
+        return f"{make}\n\ndef features(x):\n    return net.forward_features(x){pooled}\n"
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of a picture.
@@ -213,7 +214,7 @@ class ResNet(StagedPictures):
             self.narrow(self.net.layer1[0], width)
         self.spec, self.num_features, self.stride = spec, net.num_features, 8 if small_stem else 32
         self.name, self.small_stem, self.standard = name, small_stem, width == 64 and norm == "batch"
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def recipe(self) -> str:
         """Python code that makes this network, still untrained, with timm alone, and says how features are read off it.
@@ -297,7 +298,7 @@ class WideResNet(StagedPictures):
             WideBlock(widths[i], widths[i + 1], 2 if i else 1, shared=i == 0),
             *[WideBlock(widths[i + 1], widths[i + 1], 1, shared=False) for _ in range(blocks - 1)]) for i in range(3))
         self.last = nn.Sequential(nn.BatchNorm2d(self.num_features, momentum=0.001), nn.LeakyReLU(0.1))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -347,7 +348,7 @@ class CifarResNet(StagedPictures):
             CifarBlock(widths[i], widths[i + 1], 2 if i else 1, make_norm),
             *[CifarBlock(widths[i + 1], widths[i + 1], 1, make_norm) for _ in range(blocks - 1)]) for i in range(3))
         self.last = nn.Sequential(make_norm(self.num_features), nn.ReLU(inplace=True))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -380,7 +381,7 @@ class ConvNet(StagedPictures):
             for i, (before, after) in enumerate(zip([spec.shape[0], *widths], widths, strict=False)))
         self.grid = self.grid_of(*spec.shape[1:])
         self.linear = nn.Linear(widths[-1] * self.grid[0] * self.grid[1], num_features)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def stages(self) -> list[nn.Module]:

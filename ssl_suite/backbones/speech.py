@@ -236,14 +236,14 @@ class Wav2Vec2(nn.Module):
         super().__init__()
         self.spec, self.num_features, self.conv_features = spec, width, conv_channels
         self.conv_layers = tuple((kernel, stride) for kernel, stride in conv_layers)
-        self.made = dict(
-            extractor_mode=extractor_mode, extractor_conv_bias=conv_bias,
-            extractor_conv_layer_config=[(conv_channels, kernel, stride) for kernel, stride in self.conv_layers],
-            encoder_embed_dim=width, encoder_num_layers=depth, encoder_num_heads=heads,
-            encoder_pos_conv_kernel=position_kernel, encoder_pos_conv_groups=position_groups,
-            encoder_ff_interm_features=hidden or 4 * width, encoder_ff_interm_dropout=activation_dropout,
-            encoder_projection_dropout=dropout, encoder_attention_dropout=dropout, encoder_dropout=dropout,
-            encoder_layer_norm_first=pre_norm, encoder_layer_drop=layerdrop, aux_num_out=None)
+        self.made: dict[str, Any] = {
+            "extractor_mode": extractor_mode, "extractor_conv_bias": conv_bias,
+            "extractor_conv_layer_config": [(conv_channels, kernel, stride) for kernel, stride in self.conv_layers],
+            "encoder_embed_dim": width, "encoder_num_layers": depth, "encoder_num_heads": heads,
+            "encoder_pos_conv_kernel": position_kernel, "encoder_pos_conv_groups": position_groups,
+            "encoder_ff_interm_features": hidden or 4 * width, "encoder_ff_interm_dropout": activation_dropout,
+            "encoder_projection_dropout": dropout, "encoder_attention_dropout": dropout, "encoder_dropout": dropout,
+            "encoder_layer_norm_first": pre_norm, "encoder_layer_drop": layerdrop, "aux_num_out": None}
         self.net = require("torchaudio.models", extra="speech").wav2vec2_model(**self.made)
         self.initialise()
 

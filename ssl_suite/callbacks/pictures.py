@@ -18,7 +18,7 @@ from ssl_suite.evaluation import labelled_features
 from ssl_suite.method import Method
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 def show(axis: Any, sample: Tensor, spec: Spec) -> None:

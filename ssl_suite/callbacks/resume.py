@@ -18,7 +18,7 @@ def rng_state() -> dict[str, Any]:
     version, keys, gauss = random.getstate()
     name, words, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     return {"python": (version, list(keys), gauss), "torch": torch.get_rng_state(),
-            "numpy": (name, torch.from_numpy(words.astype(np.int64)), position, has_gauss, cached),
+            "numpy": (name, torch.from_numpy(np.asarray(words).astype(np.int64)), position, has_gauss, cached),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 

@@ -62,7 +62,8 @@ class EpochSampler(Sampler[Pairs]):
         rounds = -(-size // len(self.indices))
         for batch in range(first, self.num_batches):
             start = (batch * self.world + self.rank) * self.batch_size
-            yield [(epoch * rounds + place // len(self.indices), int(order[place])) for place in range(start, start + self.batch_size)]
+            places = range(start, start + self.batch_size)
+            yield [(epoch * rounds + place // len(self.indices), int(order[place])) for place in places]
 
 
 class SequentialSampler(Sampler[Pairs]):

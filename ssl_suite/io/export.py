@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -32,7 +33,7 @@ def example(spec: Spec, size: int = 2) -> Tensor:
     return torch.randn(size, *spec.shape, generator=torch.Generator().manual_seed(0))
 
 
-def export_weights(backbone: nn.Module, path: Path) -> str:
+def export_weights(backbone: Any, path: Path) -> str:
     """Write the weights of the wrapped timm or torchaudio network under its own names.
 
     Returns:

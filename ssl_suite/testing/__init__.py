@@ -1,7 +1,7 @@
 """Public checks for your own methods and data modules: the same ones the suite's methods must pass.
 
-    from ssl_suite.testing import check_method
-    check_method(lambda backbone, views, spec: MyMethod(backbone, views), modality="images")
+from ssl_suite.testing import check_method
+check_method(lambda backbone, views, spec: MyMethod(backbone, views), modality="images")
 """
 
 from ssl_suite.testing.data import check_datamodule

@@ -112,7 +112,8 @@ def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
                  "backbone=convnet_tiny", "evaluation.probes=true")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["scores"].keys() == {"accuracy", "knn", "probe_1shot", "probe_3shot", "probe_full"}
-    assert summary["references"]["raw"].keys() == summary["references"]["untrained"].keys() == summary["scores"].keys() - {"accuracy"}
+    probes = summary["scores"].keys() - {"accuracy"}
+    assert summary["references"]["raw"].keys() == summary["references"]["untrained"].keys() == probes
 
 
 @pytest.mark.parametrize("name", adapters())
@@ -209,7 +210,7 @@ def test_own_callbacks_and_own_kinds_of_view_are_allowed() -> None:
 def test_misspelt_kind_of_view(kind: str) -> None:
     cfg = copy.deepcopy(model_config("simclr"))
     cfg["data"]["views"][kind] = []
-    with pytest.raises(ConfigError, match="did you mean '(weak|strong|crop|clean)'"):
+    with pytest.raises(ConfigError, match=r"did you mean '(weak|strong|crop|clean)'"):
         validate(cfg, GROUPS)
 
 

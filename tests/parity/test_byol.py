@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from tests.parity.tiny import Tiny, gradients, pictures, views
 
 from ssl_suite.methods.pretraining.byol import BYOL
+from tests.parity.tiny import Tiny, gradients, pictures, views
 
 
 def make(**kwargs) -> BYOL:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.parity.tiny import Tiny, gradients, pictures, views
 
 from ssl_suite.methods.supervised.classifier import Classifier
+from tests.parity.tiny import Tiny, gradients, pictures, views
 
 
 def make(**kwargs) -> Classifier:

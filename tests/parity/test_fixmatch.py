@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.parity.tiny import Tiny, gradients, semi, views
 from torch import nn
 
 from ssl_suite.functional.ema import update_teacher
 from ssl_suite.functional.pseudo_labels import concat_rows, consistency_loss
 from ssl_suite.methods.self_training.fixmatch import FixMatch
 from ssl_suite.methods.self_training.policies import FixedThreshold
+from tests.parity.tiny import Tiny, gradients, semi, views
 
 
 def make(threshold: float = 0.5, **kwargs) -> FixMatch:

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from tests.parity.tiny import Tiny, gradients, semi, views
 
 from ssl_suite.functional.pseudo_labels import linear_ramp
 from ssl_suite.methods.self_training.pseudo_label import PseudoLabel
+from tests.parity.tiny import Tiny, gradients, semi, views
 
 
 def make(**kwargs) -> PseudoLabel:

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_diabetes
-from tests.parity.tiny import Tiny, pictures, views
 
 from ssl_suite.functional.distillation import optimal_xi, ridge, self_distillation_target
 from ssl_suite.methods.distillation.self_distillation import PerGeneration, SelfDistillation
 from ssl_suite.optim import Cosine
+from tests.parity.tiny import Tiny, pictures, views
 
 
 def make(**kwargs) -> SelfDistillation:

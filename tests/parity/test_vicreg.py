@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.parity.tiny import Tiny, gradients, pictures, views
 from torch import Tensor
 
 from ssl_suite.methods.pretraining.vicreg import VICReg
+from tests.parity.tiny import Tiny, gradients, pictures, views
 
 
 def make(**kwargs) -> VICReg:

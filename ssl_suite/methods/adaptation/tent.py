@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter
+from ssl_suite.batch import Tags
 from ssl_suite.functional.adaptation import entropy
 from ssl_suite.nn.norm import Selection, Statistics, select_parameters
 
@@ -43,6 +44,8 @@ class Tent(Adapter):
         min_batch: rows from which batch statistics are trusted.
         autocast: dtype of forward passes.
     """
+
+    tags = Tags("Wang et al., ICLR 2021, arXiv 2006.10726", "adaptation", batch="unlabeled", views=("clean",), target="class")
 
     def __init__(self, model: nn.Module, *, optimizer: Callable[..., torch.optim.Optimizer] | None = None,
                  steps: int = 1, params: Selection = "norm_affine", stats: Statistics = "batch", min_batch: int = 16,

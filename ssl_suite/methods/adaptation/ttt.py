@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter, AdaptReport
-from ssl_suite.batch import Batch, StepOutput, Tags
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.method import Method, Training
 from ssl_suite.views import Views
@@ -103,7 +103,7 @@ class TestTimeTraining(Method):
     tags = Tags("Sun et al., ICML 2020, arXiv 1909.13231", "adaptation", modalities=("images",), batch="labeled",
                 target="class", views=("weak",))
 
-    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, shared_until: int = 2,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, shared_until: int = 2,
                  ssl_weight: float = 1.0, expand: bool = False, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         self.head = nn.Linear(backbone.num_features, num_classes)

@@ -20,7 +20,7 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from ssl_suite.batch import Tags
+from ssl_suite.batch import Backbone, Tags
 from ssl_suite.functional.random import Draw
 from ssl_suite.method import Method, Training
 from ssl_suite.methods.adaptation.ttt import TestTimeTraining
@@ -51,7 +51,7 @@ class Rebuilding(nn.Module):
         loss = reconstruct(backbone, self.decoder, x, draw, self.mask_ratio, length=length).loss
         return loss, loss.detach()
 
-    def learning(self, backbone: nn.Module) -> list[nn.Parameter]:
+    def learning(self, backbone: Backbone) -> list[nn.Parameter]:
         """What learns at test time: the encoder."""
         return list(backbone.parameters())
 
@@ -73,7 +73,7 @@ class TestTimeTrainingMAE(TestTimeTraining):
     tags = Tags("Gandelsman et al., NeurIPS 2022, arXiv 2209.07522", "adaptation", batch="labeled", target="class",
                 backbone="tokens", views=("weak",))
 
-    def __init__(self, backbone: nn.Module, views: Views, *, num_classes: int, ssl_weight: float = 1.0,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, ssl_weight: float = 1.0,
                  mask_ratio: float = 0.75, decoder_width: int = 128, decoder_depth: int = 2,
                  **training: Unpack[Training]) -> None:
         Method.__init__(self, backbone, views, **training)

@@ -22,7 +22,6 @@ from typing import Unpack
 
 import torch
 from lightly.loss import NegativeCosineSimilarity
-from torch import nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import cosine_momentum, make_teacher

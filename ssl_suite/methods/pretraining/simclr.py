@@ -19,7 +19,6 @@ from typing import Unpack
 
 import torch
 from lightly.loss import NTXentLoss
-from torch import nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distributed import world_size

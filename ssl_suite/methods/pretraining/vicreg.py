@@ -22,7 +22,6 @@ from __future__ import annotations
 from typing import Unpack
 
 from lightly.loss import VICRegLoss
-from torch import nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.method import Method, Training

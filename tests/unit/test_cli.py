@@ -1,0 +1,103 @@
+"""User mistakes on the command line end in one line, with code 1, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import ssl_suite.run
+from ssl_suite.cli import dotted, known_keys, program, remove_empty, run_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> str:
+    """What the program writes about a mistake, run in this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stopped:
+        program("train", ssl_suite.run.fit)()
+    GlobalHydra.instance().clear()
+    assert stopped.value.code == 1
+    assert list(folder.iterdir()) == [], "a mistake left something behind"
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    (["model=simcrl"], "did you mean 'simclr'"),
+    (["data=digts"], "did you mean 'digits'"),
+    (["optimiser=sgd"], "did you mean 'optimizer'"),
+    (["optimizer=sdg"], "did you mean 'sgd'"),
+    (["model=simclr", "model.temprature=0.1"], "did you mean 'model.temperature'"),
+    (["trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'"),
+    (["evaluation.probs=false"], "did you mean 'evaluation.probes'"),
+    (["data.views.weka=[]"], "did you mean 'data.views.weak'"),
+    (["+model.temprature=0.1", "model=simclr"], "did you mean 'temperature'"),
+    (["trainer.max_epochs=three"], "trainer.max_epochs='three'"),
+    (["data=image_arrays"], "data.path"),
+    (["data=image_arrays", "data.path=nowhere.npz"], "nowhere.npz does not exist"),
+    (["init_from=nowhere"], "nowhere does not exist"),
+    (["resume=nowhere"], "nowhere"),
+    (["model._target_=os.system"], "os.system lies outside"),
+    (["model=tent"], "adapt.py"),
+    (["model=mae", "backbone=convnet_tiny"], "ConvNet"),
+    (["model=mae", "model.mask_ratio=1.5"], "mask_ratio"),
+    (["data.labels_per_class=100000", "model=supervised"], "labels_per_class"),
+])
+def test_a_mistake_is_one_line(overrides: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                               monkeypatch: pytest.MonkeyPatch) -> None:
+    text = told(capsys, monkeypatch, tmp_path, *overrides)
+    assert said in text
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+
+
+def test_the_program_as_a_process(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    wrong, usage = (subprocess.run([sys.executable, str(ROOT / "train.py"), *given], cwd=tmp_path, env=environment, text=True,
+                                   capture_output=True, timeout=300) for given in (["model=simcrl"], ["--help"]))
+    assert wrong.returncode == 1
+    assert wrong.stderr == "error: model=simcrl: no such model; did you mean 'simclr'?\n"
+    assert wrong.stdout == ""
+    assert usage.returncode == 0
+    for group in ("model: ", "data: ", "backbone: ", "optimizer: ", "schedule: ", "trainer: "):
+        assert f"\n{group}" in usage.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_folder_takes_up_the_newest_run_with_a_checkpoint(tmp_path: Path) -> None:
+    for name, checkpoint in (("2026-01-01", True), ("2026-01-02", True), ("2026-01-03", False)):
+        (tmp_path / "mae" / name / "checkpoints").mkdir(parents=True)
+        if checkpoint:
+            (tmp_path / "mae" / name / "checkpoints" / "a.ckpt").touch()
+    assert run_folder(str(tmp_path), "mae", "auto") == str(tmp_path / "mae" / "2026-01-02")
+    assert run_folder(str(tmp_path), "mae", "elsewhere") == "elsewhere"
+    fresh = Path(run_folder(str(tmp_path), "simclr", "auto"))
+    assert fresh.parent == tmp_path / "simclr"
+    assert not fresh.exists()
+
+
+def test_remove_empty_keeps_what_others_made(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "mae_digits" / "now"
+    folder.mkdir(parents=True)
+    (tmp_path / "runs" / "other").touch()
+    remove_empty(folder, "mae_digits")
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["other"]
+    chosen = tmp_path / "chosen" / "folder"
+    chosen.mkdir(parents=True)
+    remove_empty(chosen, "mae_digits")
+    assert chosen.parent.is_dir()
+
+
+def test_known_keys_follow_the_choices() -> None:
+    assert "model.mask_ratio" in known_keys("train", ["model=mae"])
+    assert "model.mask_ratio" not in known_keys("train", ["model=simclr", "nonsense=1"])
+    assert dotted({"a": {"b": 1}, "c": 2}) == ["a", "c", "a.b"]
