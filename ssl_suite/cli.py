@@ -60,10 +60,10 @@ def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) 
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             return task(cfg, folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
-        except ConfigError as error:
-            if os.environ["HYDRA_FULL_ERROR"] == "full":
-                raise
+        except (ConfigError, OmegaConfBaseException) as error:
             remove_empty(folder, cfg.name)
+            if os.environ["HYDRA_FULL_ERROR"] == "full" or not isinstance(error, ConfigError):
+                raise
             stop(str(error), 1)
 
     def main() -> None:

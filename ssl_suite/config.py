@@ -187,7 +187,9 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, annotation)
     if origin in (tuple, list, Sequence):
         return isinstance(value, list | tuple) and _items_fit(value, typing.get_args(annotation))
-    if inspect.isclass(annotation) and not issubclass(annotation, Path):
+    if annotation is Path:
+        return isinstance(value, str)
+    if inspect.isclass(annotation):
         return (annotation in (list, tuple) and isinstance(value, list)) or isinstance(value, annotation)
     return isinstance(value, origin) if inspect.isclass(origin) else value is not None
 

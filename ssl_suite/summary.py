@@ -76,7 +76,7 @@ def check_summary(summary: Mapping[str, Any]) -> None:
     if type(summary["seed"]) is not int:
         raise ValueError(f"summary.json: seed={summary['seed']!r} is no whole number")
     if not summary["versions"] or not all(isinstance(v, str) for v in summary["versions"].values()):
-        raise ValueError("summary.json: versions are texts, name by name")
+        raise ValueError(f"summary.json: versions={summary['versions']} is no map of names to texts")
     if not summary["scores"]:
         raise ValueError("summary.json: there are no scores")
     numbers = {key: summary[key] for key in ("wall_seconds", "samples_per_second")}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -60,10 +60,14 @@ def read_description(path: Path) -> tuple[Spec, dict[str, Any]]:
     """Spec and constructor arguments kept in a file of `save_backbone`.
 
     Raises:
-        ValueError: the file holds no description.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or holds no description.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); write it again") from error
     if "spec" not in metadata:
         raise ValueError(f"{path} was not written by ssl_suite: it does not say what backbone it holds")
     return Spec.from_dict(json.loads(metadata["spec"])), json.loads(metadata["backbone"])
@@ -74,13 +78,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds anything but tensors.
+        ValueError: the file is damaged or holds anything but tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a run folder, a .safetensors file or a torch checkpoint")
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is not a plain file of weights ({str(error).splitlines()[0]})") from error

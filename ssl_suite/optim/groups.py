@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -24,8 +25,8 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 def layer_groups(backbone: nn.Module, rest: list[nn.Module], lr: float, decay: float) -> list[dict[str, Any]]:
     """Groups whose rate falls by ``decay`` with each layer counted from the head (layer-wise decay of BEiT and MAE).
 
-    Layers are the children of the longest ``ModuleList`` or ``Sequential`` in the backbone (transformer blocks, stages).
-    Parameters before them are the lowest layer, parameters after them the highest.
+    A layer is a numbered module (``blocks.3``, ``layer2.0``), or what stands unnumbered before, between or after such modules, in
+    the order of the backbone's parameters. A final norm after the last numbered module learns at the full rate.
 
     Args:
         backbone: the pre-trained network.
@@ -36,22 +37,17 @@ def layer_groups(backbone: nn.Module, rest: list[nn.Module], lr: float, decay: f
     Returns:
         Optimizer groups, each with ``lr`` and, for biases and norms, ``weight_decay`` 0.
     """
-    stacks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential)]
-    stack_name, stack = max(stacks, key=lambda item: (len(item[1]), -len(item[0])), default=("", nn.Sequential()))
-    depth = len(stack)
-    by_depth: dict[int, nn.ParameterList] = {}
-    seen_stack = False
+    layers: list[tuple[str, nn.ParameterList]] = []
     for name, p in backbone.named_parameters():
-        inside = bool(depth) and name.startswith(f"{stack_name}." if stack_name else "")
-        tail = name[len(stack_name) + 1 if stack_name else 0 :].split(".")[0]
-        if inside and tail.isdigit():
-            level, seen_stack = int(tail) + 1, True
-        else:
-            level = depth + 1 if seen_stack else 0
-        by_depth.setdefault(level, nn.ParameterList()).append(p)
+        numbered = re.match(r"(.*?\.)?\d+(?=\.)", name)
+        layer = numbered[0] if numbered else ""
+        if not layers or layers[-1][0] != layer:
+            layers.append((layer, nn.ParameterList()))
+        layers[-1][1].append(p)
+    top = len(layers) if layers and layers[-1][0] else len(layers) - 1
     groups = []
-    for level, params in sorted(by_depth.items()):
-        groups += [{**g, "lr": lr * decay ** (depth + 1 - level)} for g in parameter_groups(params)]
+    for level, (_, params) in enumerate(layers):
+        groups += [{**g, "lr": lr * decay ** (top - level)} for g in parameter_groups(params)]
     for module in rest:
         groups += [{**g, "lr": lr} for g in parameter_groups(module)]
     return groups
