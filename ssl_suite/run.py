@@ -46,7 +46,14 @@ def building(what: str) -> Iterator[None]:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain containers, interpolations resolved."""
+    """The config as plain containers, interpolations resolved.
+
+    Raises:
+        ConfigError: a value that has no default was not given.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no default; give it: {missing[0]}=...")
     container = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

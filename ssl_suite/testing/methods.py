@@ -151,6 +151,8 @@ def loss_falls(case: Case) -> None:
     losses = optimise(case, method, 40)
     first, last = sum(losses[:8]) / 8, sum(losses[-8:]) / 8
     assert last < first, f"the loss went from {first:.4f} to {last:.4f}"
+    if case.tags.target == "text":
+        return  # a transcriber is judged by its errors; the mean of its frames means nothing
     spec = case.spec()
     with torch.no_grad():
         h = method.eval()(tiny_batch(spec, 24))

@@ -1,0 +1,93 @@
+"""What is written beside the code agrees with it."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from ssl_suite.catalogue import markdown
+from tests.configs import composed
+
+ROOT = Path(__file__).resolve().parents[2]
+LIST_METHODS = runpy.run_path(str(ROOT / "scripts" / "list_methods.py"))
+HEADED = sorted([*(ROOT / "configs" / "model").glob("*.yaml"), *(ROOT / "configs" / "experiment").glob("*.yaml")])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_the_catalogue_is_up_to_date(page: str) -> None:
+    text = (ROOT / page).read_text()
+    table = text.split(LIST_METHODS["START"], 1)[1].split(LIST_METHODS["END"], 1)[0].strip()
+    assert table == markdown().strip(), "run: python scripts/list_methods.py --write"
+
+
+@pytest.mark.parametrize("path", HEADED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_configs_open_with_command_hardware_time_and_measurement(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    head = " ".join(line.lstrip("# ") for line in lines[1:] if line.startswith("#"))
+    assert re.match(r"python (train|adapt)\.py ", head), f"{path.name} does not open with its command"
+    for word in ("hardware:", "time:", "measured:"):
+        assert word in head, f"{path.name} says nothing of its {word}"
+    assert f"={path.stem}" in head.split("hardware:")[0], f"the command of {path.name} does not use it"
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Overrides of every train.py and adapt.py command in the shell blocks of a page."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            found += [words[i + 1:] for i, w in enumerate(words) if w in ("train.py", "adapt.py") and "&&" not in words[i:]]
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_commands_in_the_pages_compose(page: str) -> None:
+    for words in commands(ROOT / page):
+        given = [w for w in words if "=" in w and not w.startswith("-") and "$" not in w and "hydra." not in w]
+        if any(f"{key}=my" in " ".join(words) or "my_" in w for w in words for key in ("model", "data")):
+            continue
+        program = "adapt" if any(w.startswith("checkpoint=") for w in given) else "train"
+        sweep = "-m" in words
+        given = [g.split("=", 1)[0] + "=" + g.split("=", 1)[1].split(",")[0] if sweep and "[" not in g else g for g in given]
+        composed(*given, program=program)
+
+
+def test_the_readme_prints_the_command_that_ci_runs() -> None:
+    line = 'python3 -m venv .venv && . .venv/bin/activate && pip install -e ".[dev]" && python -m pytest'
+    assert line in (ROOT / "README.md").read_text().splitlines()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert f"command='{line}'" in script
+    assert "set -euo pipefail" in script
+    assert 'eval "$command"' in script
+    assert "grep -qxF" in script, "a changed README must fail"
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111, ".ci/run is not executable"
+
+
+def test_links_in_the_pages_lead_somewhere() -> None:
+    broken = []
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            if not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert not broken, broken
+
+
+def test_requirements_exclude_the_tampered_releases_and_match_the_trio() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    for bad in ("2.6.2", "2.6.3"):
+        assert not needed["lightning"].contains(bad)
+    assert needed["lightning"].contains("2.6.6")
+    for name, good, bad in (("torch", "2.12.0", "2.13.0"), ("torchvision", "0.27.0", "0.28.0"), ("torchaudio", "2.11.0", "2.12.0")):
+        assert needed[name].contains(good)
+        assert not needed[name].contains(bad), f"{name} {bad} does not go with the other two"
+    for extra in project["optional-dependencies"].values():
+        for requirement in map(Requirement, extra):
+            assert requirement.specifier or requirement.name == "ssl-suite", f"{requirement} has no lower bound"
