@@ -6,11 +6,16 @@ Every figure goes to a CSV file as soon as it is known; a second call goes on wh
 Set-up: 1000 training and 797 test digits of scikit-learn at 16 pixels, seven corruptions of the family ``digits``,
 severity 5.
 
-TTT    ConvNet of 16, 32, 64 channels, GroupNorm, two convolutions shared, all four turns of every digit; 70 epochs; 300
-       test digits, one after the other; each step sees four shifted copies in all four turns. On the pre-activation
-       CifarResNet the same steps raise the rotation head's accuracy and lower the main head's: see docs/results.md.
+TTT    ConvNet of 16, 32, 64 channels, GroupNorm, two convolutions shared, all four turns of every digit; 70 epochs;
+       300 test digits, one after the other; each step sees four shifted copies in all four turns.
 TENT   CifarResNet 3 x 1 blocks, width 8, BatchNorm; 30 epochs; 797 test digits in batches of 128, error of the last of 5 passes. On
        five other corruptions (speckle, shot, spatter, defocus, jpeg) rates from 1e-2 to 1e-1 all gained; 3e-2 is used.
+
+Measured 2026-11-24, seed 0, 2 busy CPU cores, mean of the seven: no self-supervision 25.9, joint 34.2, TTT online 26.0 (8.2
+better than the net it started from, level with the net without self-supervision: on this net joint training costs what
+test-time training wins back), rotation head 90.8 % on clean digits, clean error 1.0 before and 2.1 after a stream.
+Source 78.0, batch statistics 35.6, TENT 33.0. On CifarResNet (pre-activation, GroupNorm) the same steps of TTT raise the
+rotation head's accuracy under every shift and gain nothing on the main head (33.7 to 34.3 with single turns in training).
 """
 
 from __future__ import annotations
