@@ -62,7 +62,7 @@ def test_nearest() -> None:
 
 def test_locate_tells_what_is_missing() -> None:
     assert locate("torch.optim.AdamW", "here") is torch.optim.AdamW
-    with pytest.raises(ConfigError, match="here: torch.optim has no 'AdamM'; did you mean 'Adam"):
+    with pytest.raises(ConfigError, match=r"here: torch.optim has no 'AdamM'; did you mean 'Adam"):
         locate("torch.optim.AdamM", "here")
     with pytest.raises(ConfigError, match="PYTHONPATH"):
         locate("no_such_package.Thing", "here")

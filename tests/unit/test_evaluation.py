@@ -41,7 +41,8 @@ def test_features_come_in_the_order_of_the_classes(data: DigitsDataModule) -> No
 
 def test_judge_tells_a_good_embedding_from_noise(data: DigitsDataModule) -> None:
     good = judge(raw_features(data.spec), data, seed=0, samples=300)
-    noise = judge(lambda batch: torch.randn(len(batch["x"]), 16, generator=torch.Generator().manual_seed(0)), data, seed=0, samples=300)
+    noise = judge(lambda batch: torch.randn(len(batch["x"]), 16, generator=torch.Generator().manual_seed(0)), data, seed=0,
+                  samples=300)
     assert good["knn"] > 0.85
     assert good["probe_full"] > good["probe_3shot"] > good["probe_1shot"] > noise["probe_full"]
     assert noise["knn"] < 0.3

@@ -85,7 +85,8 @@ def test_exported_weights_give_equal_features_without_the_suite(tmp_path: Path, 
 
 @pytest.mark.parametrize(("backbone", "said"), [
     (ConvNet(PICTURES), "ONNX"), (ResNet(PICTURES, width=16), "ONNX"), (ResNet(PICTURES, norm="group"), "ONNX"),
-    (SeriesTransformer(Spec("series", (2, 32), mean=(0.0,) * 2, std=(1.0,) * 2), patch=4, width=32, depth=1, heads=2), "own network")],
+    (SeriesTransformer(Spec("series", (2, 32), mean=(0.0,) * 2, std=(1.0,) * 2), patch=4, width=32, depth=1, heads=2),
+     "own network")],
     ids=["ConvNet", "narrow", "group", "series"])
 def test_what_nobody_else_can_build_is_refused_with_a_remedy(backbone: nn.Module, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -106,7 +107,8 @@ def test_onnx_agrees(name: str, tmp_path: Path) -> None:
     for size in (1, 7):
         x = example(PICTURES, size)
         with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), backbone.eval()(x), rtol=0, atol=1e-4)
+            made = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+            torch.testing.assert_close(made, backbone.eval()(x), rtol=0, atol=1e-4)
 
 
 def test_onnx_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     save_file(contiguous(convnet()), tmp_path / "bare.safetensors")
     with pytest.raises(ConfigError, match="not written by ssl_suite"):
         load_exported(tmp_path / "bare.safetensors")
-    with pytest.raises(ConfigError, match="no such file|No such file|does not exist"):
+    with pytest.raises(ConfigError, match=r"no such file|No such file|does not exist"):
         load_exported(tmp_path / "nowhere")
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_safetensors_file_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "backbone.safetensors"
     save_backbone(path, convnet(), SPEC, CONFIG)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="backbone.safetensors is not a plain file of weights"):
+    with pytest.raises(ValueError, match=r"backbone.safetensors is not a plain file of weights"):
         load_backbone(convnet(), path)
-    with pytest.raises(ConfigError, match="backbone.safetensors is damaged"):
+    with pytest.raises(ConfigError, match=r"backbone.safetensors is damaged"):
         load_exported(path)
