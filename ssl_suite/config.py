@@ -135,7 +135,8 @@ def arguments(target: Any) -> tuple[dict[str, Any], set[str], bool]:
     Returns:
         Annotation of each name, the names without default, and whether any further name is taken.
     """
-    chain: list[Any] = [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    owners = target.__mro__ if inspect.isclass(target) else ()
+    chain: list[Any] = [vars(c)["__init__"] for c in owners if "__init__" in vars(c)] or [target]
     known: dict[str, Any] = {}
     needed: set[str] = set()
     for function in chain:

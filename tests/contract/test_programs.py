@@ -130,7 +130,8 @@ def test_an_installed_wheel_outside_the_checkout(tmp_path: Path) -> None:
         pytest.skip(f"the wheel cannot be built here: {built.stderr.strip().splitlines()[-1:]}")
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     site, work = tmp_path / "site", tmp_path / "work"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], check=True,
+    subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)],
+                   check=True,
                    capture_output=True, timeout=300)
     work.mkdir()
     (work / "my_methods.py").write_text(OWN_METHOD)
