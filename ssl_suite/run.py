@@ -250,9 +250,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         announce(config, method, data, trainer, folder)
         if mapped:
             Console(soft_wrap=True).print(f"init_from: {mapped}")
-    checkpoint = resume_point(folder) if resuming else None
     first = time.perf_counter()
-    trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
+    trainer.fit(method, datamodule=data, ckpt_path=resume_point(folder) if resuming else None)
     seconds = time.perf_counter() - first
     state = next((c for c in trainer.callbacks if isinstance(c, ResumeState)), ResumeState())  # type: ignore[attr-defined]
     loss = float(trainer.callback_metrics.get("train/loss", state.metrics.get("train/loss", 0.0)))
@@ -261,9 +260,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         return None
     save_backbone(folder / "backbone.safetensors", method.encoder, data.spec, chosen)
     scores, references = judge_all(config, method, data, chosen, reference)
-    scores = {**{name.removeprefix("test/"): value for name, value in results[0].items()}, **scores}
-    if not scores:
-        scores = {"loss": loss}
+    scores = {**{name.removeprefix("test/"): value for name, value in results[0].items()}, **scores} or {"loss": loss}
     samples = (trainer.global_step - state.first_step) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
     summary: Summary = {
         "method": name_of(config, "model"), "data": name_of(config, "data"), "modality": data.modality,
