@@ -7,6 +7,12 @@ text. Both arms see the same transcripts, batches, steps and masks, and each cho
 recordings; from scratch the convolutions learn too, after pre-training they stay as they are and the vector that hides
 frames is kept, as in fairseq. The 300 test recordings are in voices of their own. Rows of the CSV that exist, and
 pre-trained weights beside it, are not computed again.
+
+Measured 2026-11-24, seeds 0, 1, 2, 80 transcripts, 16 minutes of CPU on a busy machine: letter error rate from scratch
+73.9 +- 6.4 % (68.3, 81.0, 72.5), pre-trained 57.4 +- 3.7 % (58.2, 60.7, 53.4), all at the rate 2e-3. With 4e-3 in the grid
+as well, scratch stays as it is (90 % and more at 4e-3) and pre-trained comes to 55.1 +- 2.7 % (58.2, 53.7, 53.4).
+Settings were chosen on seed 0. There, with noise at 5 to 25 dB, 300 steps at 1e-3 and the mask vector learned anew, the gap
+was 70.1 to 68.0 % only; noise and mask vector were changed together, so their shares in the larger gap are not known.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ Paper: Graves et al., "Connectionist Temporal Classification", ICML 2006; fine-t
 al., NeurIPS 2020, arXiv 2006.11477, section 3.2 and appendix B): the convolutional front-end stays as it was
 pre-trained, the whole encoder rests while the head finds its feet, spans of frames and channels are hidden in training.
 
-Deviations: the vector that hides frames is learned anew; fairseq goes on with that of pre-training. Backbones other
-than wav2vec 2.0 get no masks here: hide parts of the input by views (`TimeMask`).
+Deviations: the vector that hides frames is learned anew after ``init_from``, which loads a backbone; fairseq goes on with
+that of pre-training, as does scripts/spoken_ctc.py. Backbones other than wav2vec 2.0 get no masks here: hide parts of the
+input by views (`TimeMask`).
 
 Batch: ``x`` (B, T), ``index`` (B,), symbols ``y`` (B, L) padded with -1, ``y_length`` (B,), with ``epoch`` and
 ``length`` (B,) where present. Symbol s of the vocabulary is class s + 1; class 0 is the blank.
