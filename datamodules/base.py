@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from datamodules.semi import semi_loader
 from ssl_suite.batch import Modality, Spec
 from ssl_suite.data import splits
-from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler
+from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler, ShuffledSampler
 from ssl_suite.data.sources import Indexed, Source, as_is
 from ssl_suite.data.statistics import describe
 from ssl_suite.views import Op, Views
@@ -51,7 +51,7 @@ class SourceDataModule(L.LightningDataModule):
         self.form: Literal["labeled", "unlabeled", "semi"] = "labeled"
         self.parts: dict[str, tuple[Source, np.ndarray]] = {}
         self.position = 0
-        self._samplers: list[EpochSampler | BucketSampler] = []
+        self._samplers: list[ShuffledSampler] = []
 
     def sources(self) -> dict[str, Source]:
         """The raw parts: ``train`` and ``test``, and ``val`` where the data bring one."""
@@ -131,7 +131,7 @@ class SourceDataModule(L.LightningDataModule):
 
     def _shuffled(self, indices: np.ndarray, batch_size: int, steps: int | None, labeled: bool) -> DataLoader[Any]:
         source = self.parts["train"][0]
-        sampler: EpochSampler | BucketSampler
+        sampler: ShuffledSampler
         if self.frames is not None:
             if source.lengths is None:
                 raise ValueError("data.frames needs samples of unequal length; set data.frames=null and use data.batch_size")

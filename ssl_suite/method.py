@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import update_teacher
+from ssl_suite.nn.sharding import shard
 from ssl_suite.optim import Cosine, parameter_groups
 from ssl_suite.optim.schedules import Schedule
 from ssl_suite.views import Views
@@ -88,6 +89,11 @@ class Method(L.LightningModule):
     def forward(self, batch: Batch) -> Tensor:
         """Representations (B, D) of clean samples."""
         return self.encoder(self.views(batch, "clean")[0], batch.get("length"))
+
+    def configure_model(self) -> None:
+        """Shard the weights over the processes where the trainer asks for it (``trainer=fsdp``)."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"], ("training_step", "validation_step", "test_step"))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         out = self.step(batch)

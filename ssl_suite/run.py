@@ -19,12 +19,14 @@ from rich.console import Console
 from torch import nn
 
 from ssl_suite.batch import Spec, Tags
+from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.config import ConfigError, check_target, validate
 from ssl_suite.evaluation import judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
 from ssl_suite.method import Method
+from ssl_suite.nn.sharding import is_sharded, whole_state
 from ssl_suite.summary import Summary, commit, flat, print_summary, timed_rate, versions, write_summary
 
 GROUPS = ("name", "seed", "model", "adapter", "data", "backbone", "backbones", "optimizer", "schedule", "trainer", "callbacks",
@@ -256,8 +258,15 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     state = next((c for c in trainer.callbacks if isinstance(c, ResumeState)), ResumeState())  # type: ignore[attr-defined]
     loss = float(trainer.callback_metrics.get("train/loss", state.metrics.get("train/loss", 0.0)))
     results = trainer.test(method, datamodule=data, verbose=False) if "test" in data.parts else [{}]
+    weights = whole_state(method) if is_sharded(method) else None
     if not trainer.is_global_zero:
         return None
+    if weights is not None:
+        method = build_method(config, build_backbone(chosen, data.spec), data.views, data.spec).cpu()
+        method.load_state_dict(weights)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Pictures):
+                callback.draw(method, data)
     save_backbone(folder / "backbone.safetensors", method.encoder, data.spec, chosen)
     scores, references = judge_all(config, method, data, chosen, reference)
     scores = {**{name.removeprefix("test/"): value for name, value in results[0].items()}, **scores} or {"loss": loss}

@@ -6,6 +6,7 @@ import lightning as L
 
 from ssl_suite.evaluation import labelled_features
 from ssl_suite.functional.probes import knn_accuracy
+from ssl_suite.nn.sharding import is_sharded
 
 
 class OnlineKNN(L.Callback):
@@ -24,7 +25,9 @@ class OnlineKNN(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         due = (trainer.current_epoch + 1) % self.every == 0
-        if not due or data is None or not trainer.is_global_zero or data.parts["train"][0].targets is None:
+        if not due or data is None or data.parts["train"][0].targets is None:
+            return
+        if not trainer.is_global_zero and not is_sharded(pl_module):  # a sharded forward takes all processes
             return
         if len(data.parts["val"][1]) == 0:
             return

@@ -16,6 +16,7 @@ from torch import Tensor
 from ssl_suite.batch import Batch, Spec
 from ssl_suite.evaluation import labelled_features
 from ssl_suite.method import Method
+from ssl_suite.nn.sharding import is_sharded
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -73,20 +74,23 @@ class Pictures(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        if data is None or not trainer.is_global_zero or not isinstance(pl_module, Method):
-            return
+        if data is not None and trainer.is_global_zero and isinstance(pl_module, Method) and not is_sharded(pl_module):
+            self.draw(pl_module, data)
+
+    def draw(self, method: Method, data: Any) -> None:
+        """All pictures of a method that has its weights whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
         part = "test" if "test" in data.parts else "train"
         batch = next(iter(data.clean_loader(part, data.parts[part][1][: self.samples], shard=False)))
-        batch = {k: v.to(pl_module.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        pl_module.eval()
+        batch = {k: v.to(method.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        method.eval()
         with torch.no_grad():
-            if hasattr(pl_module, "reconstruct"):
-                self.reconstructions(pl_module, batch, data.spec)
-            if len(pl_module.tags.views) > 1 or pl_module.tags.joint_embedding:
-                self.view_table(pl_module, batch, data.spec)
+            if hasattr(method, "reconstruct"):
+                self.reconstructions(method, batch, data.spec)
+            if len(method.tags.views) > 1 or method.tags.joint_embedding:
+                self.view_table(method, batch, data.spec)
             if data.parts["train"][0].targets is not None and "test" in data.parts:
-                self.embedding(pl_module, data)
+                self.embedding(method, data)
 
     def reconstructions(self, method: Any, batch: Batch, spec: Spec) -> None:
         """``reconstruction.png``: input, masked, reconstruction."""

@@ -17,7 +17,32 @@ def epoch_order(indices: np.ndarray, seed: int, epoch: int, size: int) -> np.nda
     return np.concatenate(orders)[:size]
 
 
-class EpochSampler(Sampler[Pairs]):
+class ShuffledSampler(Sampler[Pairs]):
+    """What shuffled batches share: a position counted in batches of the whole run.
+
+    Attributes:
+        num_batches: batches of this process per epoch.
+        position: batches of this process already used in the run; iteration starts there.
+    """
+
+    num_batches: int
+    position = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    @property
+    def sampler(self) -> ShuffledSampler:
+        """Itself: where Lightning looks for `set_epoch` of a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start at an epoch's first batch, or stay where a resumed run stopped within that epoch."""
+        if self.position // self.num_batches != epoch:
+            self.position = epoch * self.num_batches
+
+
+class EpochSampler(ShuffledSampler):
     """Shuffled batches of (epoch, index) pairs.
 
     The global order does not depend on the number of processes: rank r of W takes the r-th of every W consecutive batches.
@@ -33,9 +58,6 @@ class EpochSampler(Sampler[Pairs]):
         rank: number of this process.
         world: number of processes.
 
-    Attributes:
-        position: batches of this process already used in the run; iteration starts there.
-
     Raises:
         ValueError: no samples, or a batch size below one.
     """
@@ -50,10 +72,6 @@ class EpochSampler(Sampler[Pairs]):
         self.batch_size = min(batch_size, len(self.indices)) if num_batches is None else batch_size
         self.seed, self.rank, self.world = seed, rank, world
         self.num_batches = num_batches or max(1, len(self.indices) // (self.batch_size * world))
-        self.position = 0
-
-    def __len__(self) -> int:
-        return self.num_batches
 
     def __iter__(self) -> Iterator[Pairs]:
         epoch, first = divmod(self.position, self.num_batches)
@@ -88,7 +106,7 @@ class SequentialSampler(Sampler[Pairs]):
             yield [(0, int(i)) for i in self.indices[start : start + self.batch_size]]
 
 
-class BucketSampler(Sampler[Pairs]):
+class BucketSampler(ShuffledSampler):
     """Shuffled batches of samples of similar length, each with at most ``frames`` time steps including padding.
 
     Samples are shuffled, sorted by length within groups, cut into batches and the batches shuffled again, all from
@@ -104,9 +122,6 @@ class BucketSampler(Sampler[Pairs]):
         rank: number of this process.
         world: number of processes.
 
-    Attributes:
-        position: batches of this process already used in the run; iteration starts there.
-
     Raises:
         ValueError: one sample alone is longer than ``frames``.
     """
@@ -119,7 +134,6 @@ class BucketSampler(Sampler[Pairs]):
             raise ValueError(f"the longest sample has {longest} time steps but data.frames is {frames}; raise data.frames")
         self.frames, self.seed, self.group, self.rank, self.world = frames, seed, group, rank, world
         self.num_batches = max(1, min(len(self.batches(epoch)) for epoch in range(4)) // world)
-        self.position = 0
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """All batches of an epoch, for all processes."""
@@ -135,9 +149,6 @@ class BucketSampler(Sampler[Pairs]):
                     start = stop
         shuffle = np.random.default_rng((self.seed, epoch, 1_000_000)).permutation(len(batches))
         return [batches[i] for i in shuffle]
-
-    def __len__(self) -> int:
-        return self.num_batches
 
     def __iter__(self) -> Iterator[Pairs]:
         epoch, first = divmod(self.position, self.num_batches)

@@ -54,12 +54,10 @@ class Pair:
         """
         for tasks in self.tasks:
             tasks.put((function, arguments))
-        results: dict[int, Any] = {}
-        for _ in range(WORLD):
-            rank, result, error = self.answers.get(timeout=self.timeout)
+        answers = sorted((self.answers.get(timeout=self.timeout) for _ in range(WORLD)), key=lambda answer: answer[0])
+        for rank, _, error in answers:
             assert error is None, f"process {rank}:\n{error}"
-            results[rank] = result
-        return [results[rank] for rank in range(WORLD)]
+        return [result for _, result, _ in answers]
 
     def close(self) -> None:
         """End both processes."""

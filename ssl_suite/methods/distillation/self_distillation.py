@@ -33,6 +33,7 @@ from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distillation import self_distillation_target
 from ssl_suite.functional.ema import make_teacher
 from ssl_suite.method import Method, Training
+from ssl_suite.nn.sharding import local
 from ssl_suite.optim.schedules import Schedule
 from ssl_suite.views import Views
 
@@ -59,11 +60,15 @@ class PerGeneration:
 
 @torch.no_grad()
 def reorder(module: nn.Module, generator: torch.Generator) -> None:
-    """Put the entries of each trainable tensor in another order: new weights by whatever rule drew the old ones."""
+    """Put the entries of each trainable tensor in another order: new weights by whatever rule drew the old ones.
+
+    Of a sharded tensor each process reorders its own part.
+    """
     for p in module.parameters():
         if p.requires_grad:
-            order = torch.randperm(p.numel(), generator=generator).to(p.device)
-            p.copy_(p.flatten()[order].view_as(p))
+            part = local(p)
+            order = torch.randperm(part.numel(), generator=generator).to(part.device)
+            part.copy_(part.flatten()[order].view_as(part))
 
 
 class SelfDistillation(Method):
