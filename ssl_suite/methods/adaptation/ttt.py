@@ -13,11 +13,9 @@ backbone has it, uses its stored statistics at test time, since copies of one pi
 
 Batch: ``x`` (B, C, S, S), ``y`` (B,), ``index`` (B,), with ``epoch`` where present.
 
-Known limits: square pictures with a canonical up; not every net takes to it (scripts/adaptation_digits.py: 8 points won on
-a plain ConvNet, none on a pre-activation ResNet, whose rotation head gains all the same); the main head must have been
-trained together with the other (an accuracy of the rotation head below .85 on clean data is the first suspect when nothing
-is gained); the standard variant gains little on small shifts; online forgets the clean data a little, so `reset` where
-shifts are known to end.
+Known limits: square pictures with a canonical up; the main head must have been trained together with the other (an
+accuracy of the rotation head below .85 on clean data is the first suspect when nothing is gained); the standard variant
+gains little on small shifts; online forgets the clean data a little, so `reset` where shifts are known to end.
 """
 
 from __future__ import annotations
@@ -53,15 +51,16 @@ class Rotation(nn.Module):
 
     Args:
         backbone: convolutional, with ``stages``.
-        shared_until: number of its stages that both heads share.
+        shared_until: number of its stages that both heads share; None is all but the last.
         expand: show every picture in all four turns instead of one drawn at random.
     """
 
     figure = "ssl_accuracy"
 
-    def __init__(self, backbone: Any, shared_until: int, expand: bool) -> None:
+    def __init__(self, backbone: Any, shared_until: int | None, expand: bool) -> None:
         super().__init__()
         stages = list(getattr(backbone, "stages", ()))
+        shared_until = len(stages) - 1 if shared_until is None else shared_until
         if not 0 < shared_until <= len(stages):
             raise ValueError(f"shared_until={shared_until} must lie between 1 and the {len(stages)} stages of "
                              f"{type(backbone).__name__}; choose a lower number or another convolutional backbone")
@@ -95,7 +94,7 @@ class TestTimeTraining(Method):
         backbone: convolutional, with ``stages``; group norm is the paper's choice.
         views: kind ``weak`` is used for both tasks.
         num_classes: number of classes.
-        shared_until: stages that both heads share; the paper shares all but the last.
+        shared_until: stages that both heads share; None is all but the last, as in the paper.
         ssl_weight: weight of the self-supervised loss.
         expand: show every picture in all four turns.
         training: optimizer and schedule; see `Method`. The paper: SGD, rate 0.1, momentum 0.9, decay 5e-4.
@@ -105,7 +104,7 @@ class TestTimeTraining(Method):
     tags = Tags("Sun et al., ICML 2020, arXiv 1909.13231", "adaptation", modalities=("images",), batch="labeled",
                 target="class", views=("weak",))
 
-    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, shared_until: int = 2,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, shared_until: int | None = None,
                  ssl_weight: float = 1.0, expand: bool = False, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         self.head = nn.Linear(backbone.num_features, num_classes)
