@@ -27,6 +27,7 @@ class SourceDataModule(L.LightningDataModule):
         seed: seed of splits, order and views.
         views: operations of each kind of view (``weak``, ``strong``, ``crop``); see `ssl_suite.views.Views`.
         labels_per_class: labelled samples of each class; None keeps all labels.
+        labels: labelled samples in all, for transcripts or whatever falls to each class; None keeps all labels.
         label_noise: share of training labels replaced by a wrong class.
         mu: unlabelled samples per labelled one in a semi-supervised batch.
         val_fraction: share of the training part held out for validation where the data bring no validation part.
@@ -41,11 +42,11 @@ class SourceDataModule(L.LightningDataModule):
 
     def __init__(self, *, batch_size: int = 128, num_workers: int = 0, seed: int = 0,
                  views: Mapping[str, Sequence[Op]] | None = None, labels_per_class: int | None = None,
-                 label_noise: float = 0.0, mu: int = 7, val_fraction: float = 0.1, steps_per_epoch: int | None = None,
-                 frames: int | None = None) -> None:
+                 labels: int | None = None, label_noise: float = 0.0, mu: int = 7, val_fraction: float = 0.1,
+                 steps_per_epoch: int | None = None, frames: int | None = None) -> None:
         super().__init__()
         self.batch_size, self.num_workers, self.seed, self.mu, self.frames = batch_size, num_workers, seed, mu, frames
-        self.labels_per_class, self.label_noise = labels_per_class, label_noise
+        self.labels_per_class, self.labels, self.label_noise = labels_per_class, labels, label_noise
         self.val_fraction, self.steps_per_epoch = val_fraction, steps_per_epoch
         self.views = Views(views, seed)
         self.form: Literal["labeled", "unlabeled", "semi"] = "labeled"
@@ -89,7 +90,12 @@ class SourceDataModule(L.LightningDataModule):
     def _label(self, train: Source, kept: np.ndarray) -> None:
         """Choose the labelled samples and corrupt their labels where asked."""
         self.labeled, self.targets = kept, train.targets
+        if self.labels is not None:
+            self.labeled = splits.some(kept, self.labels, self.seed)
         if train.targets is None:
+            if self.labels_per_class is not None:
+                raise ValueError(f"data.labels_per_class={self.labels_per_class} needs class labels and these data have none; "
+                                 "for transcripts take data.labels, the number in all")
             return
         if self.labels_per_class is not None:
             self.labeled = splits.class_balanced(train.targets, self.labels_per_class, self.seed, kept)

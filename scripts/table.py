@@ -4,7 +4,7 @@
     python scripts/table.py mnist_few_labels --set data.path=mnist.npz       # 3 seeds, two cells at a time
     python scripts/table.py mnist_few_labels --seeds 0 --only fixmatch
 
-A table is a file ``configs/table/NAME.yaml``: overrides ``common`` to all rows, ``rows`` of name -> overrides, and the
+A table is a file ``scripts/tables/NAME.yaml``: overrides ``common`` to all rows, ``rows`` of name -> overrides, and the
 ``metrics`` to print. ``{row}`` in an override stands for the run folder of that row with the same seed. Cells are finished
 when their summary.json exists. The rows with mean and spread go to the terminal and, with every run's command and commit,
 to ``docs/tables/NAME.csv``.
@@ -32,7 +32,7 @@ from ssl_suite.config import ConfigError, nearest
 from ssl_suite.programs import guarded, parser
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES = ROOT / "configs" / "table"
+TABLES = ROOT / "scripts" / "tables"
 
 
 def command(table: dict[str, Any], row: str, seed: int, folders: Path, extra: list[str]) -> list[str]:

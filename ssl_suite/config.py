@@ -273,7 +273,8 @@ def check_arguments(found: Any, node: Mapping[str, Any], where: str) -> None:
         if name not in known:
             if open_ended and not difflib.get_close_matches(name, known, cutoff=0.7):
                 continue
-            raise ConfigError(f"{where}.{name}: {found.__name__} takes no '{name}'{nearest(name, set(known))}")
+            raise ConfigError(f"{where}.{name}: {found.__name__} takes no '{name}'{nearest(name, set(known))}; "
+                              f"leave it out with ~{where}.{name}")
         if not isinstance(value, Mapping) and not fits(value, known[name]):
             raise ConfigError(f"{where}.{name}={value!r}: {found.__name__} expects {describe(known[name])}")
     missing = needed - set(given) - BUILT_LATER

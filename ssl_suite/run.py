@@ -103,7 +103,7 @@ def build_method(cfg: dict[str, Any], backbone: nn.Module, views: nn.Module, spe
     offers = {"num_classes": spec.num_classes, "vocabulary": spec.vocabulary, "spec": spec}
     given = {name: value for name, value in offers.items() if name in names and name not in cfg["model"]}
     kind = target.tags.backbone
-    needs = {"tokens": "patches", "waveform": "contextualise"}.get(kind)
+    needs = "token_lengths" if target.tags.target == "text" else {"tokens": "patches", "waveform": "contextualise"}.get(kind)
     if needs and not hasattr(backbone, needs):
         raise ConfigError(f"{target.__name__} needs a backbone of the kind '{kind}', and {type(backbone).__name__} is none; "
                           "leave backbone unset to take the data's own choice")

@@ -57,6 +57,17 @@ def class_balanced(targets: np.ndarray, per_class: int, seed: int, among: np.nda
     return np.sort(np.concatenate(chosen))
 
 
+def some(among: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """So many of the indices, drawn without replacement; sorted, (count,).
+
+    Raises:
+        ValueError: there are fewer, or none is asked for.
+    """
+    if not 1 <= count <= len(among):
+        raise ValueError(f"data.labels={count} must lie between 1 and the {len(among)} samples of the training part")
+    return np.sort(np.random.default_rng((seed, 15)).permutation(among)[:count])
+
+
 def symmetric_noise(targets: np.ndarray, rate: float, num_classes: int, seed: int) -> np.ndarray:
     """Replace exactly ``round(rate * N)`` labels, each by one of the other classes with equal probability.
 

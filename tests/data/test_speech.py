@@ -270,3 +270,14 @@ def test_a_missing_extra_is_named(recordings: Path, monkeypatch: pytest.MonkeyPa
     data = SpokenCorpusDataModule(utterances=4) if extra == "speech-synth" else SpeechFolderDataModule(recordings)
     with pytest.raises(ImportError, match=rf"ssl-suite\[{extra}\]"):
         data.setup()
+
+
+def test_some_transcripts_of_all(pieces: Path) -> None:
+    data = SpeechArraysDataModule(pieces, target="text", labels=3, test_fraction=0.2, val_fraction=0.0, batch_size=3)
+    data.setup()
+    seen = {int(i) for batch in data.train_dataloader() for i in batch["index"]}
+    assert len(seen) == 3
+    data.form = "unlabeled"
+    assert len({int(i) for batch in data.train_dataloader() for i in batch["index"]}) > 3
+    with pytest.raises(ValueError, match=r"data\.labels_per_class=1 needs class labels.*data\.labels"):
+        SpeechArraysDataModule(pieces, target="text", labels_per_class=1).setup()

@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from torch.utils.data import DataLoader
 
 from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler
 
@@ -64,6 +66,17 @@ def test_position_seeks_into_the_run(position: int) -> None:
     rest = list(sampler)
     assert rest == run[position:12 * (position // 12 + 1)]
     assert len(sampler) == 12, "the length is that of an epoch, wherever it starts"
+
+
+@pytest.mark.parametrize("make", [lambda: EpochSampler(INDICES, 8), lambda: bucket()])
+def test_lightning_tells_the_epoch(make) -> None:
+    sampler, whole = make(), make()
+    _set_sampler_epoch(DataLoader(range(200), batch_sampler=sampler), 2)  # what Lightning does before each epoch
+    whole.position = 2 * len(whole)
+    assert list(sampler) == list(whole)
+    sampler.position = 2 * len(sampler) + 3
+    sampler.set_epoch(2)
+    assert sampler.position == 2 * len(sampler) + 3, "a resumed run stays where it stopped"
 
 
 def test_few_labels_start_again_evenly() -> None:
