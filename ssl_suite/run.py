@@ -21,7 +21,7 @@ from torch import nn
 from ssl_suite.batch import Spec, Tags
 from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
-from ssl_suite.config import ConfigError, check_target, validate
+from ssl_suite.config import ConfigError, check_target, nearest, validate
 from ssl_suite.evaluation import judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
@@ -278,7 +278,19 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         "scores": flat(scores), "references": {name: flat(values) for name, values in references.items()}}
     write_summary(folder, summary)
     print_summary(folder, summary, next_commands(tags, folder, summary["data"]))
-    return summary["scores"].get(config.get("objective") or "")
+    return objective(config, summary["scores"])
+
+
+def objective(config: dict[str, Any], scores: dict[str, float]) -> float | None:
+    """The score that a sweep maximises, where one is named.
+
+    Raises:
+        ConfigError: the run has no such score.
+    """
+    name = config.get("objective")
+    if name is not None and name not in scores:
+        raise ConfigError(f"objective={name} is none of this run's scores{nearest(name, set(scores))}")
+    return scores.get(name or "")
 
 
 def name_of(config: dict[str, Any], group: str) -> str:
