@@ -258,15 +258,9 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     state = next((c for c in trainer.callbacks if isinstance(c, ResumeState)), ResumeState())  # type: ignore[attr-defined]
     loss = float(trainer.callback_metrics.get("train/loss", state.metrics.get("train/loss", 0.0)))
     results = trainer.test(method, datamodule=data, verbose=False) if "test" in data.parts else [{}]
-    weights = whole_state(method) if is_sharded(method) else None
+    method = whole(method, config, chosen, data, trainer)
     if not trainer.is_global_zero:
         return None
-    if weights is not None:
-        method = build_method(config, build_backbone(chosen, data.spec), data.views, data.spec).cpu()
-        method.load_state_dict(weights)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Pictures):
-                callback.draw(method, data)
     save_backbone(folder / "backbone.safetensors", method.encoder, data.spec, chosen)
     scores, references = judge_all(config, method, data, chosen, reference)
     scores = {**{name.removeprefix("test/"): value for name, value in results[0].items()}, **scores} or {"loss": loss}
@@ -279,6 +273,23 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     write_summary(folder, summary)
     print_summary(folder, summary, next_commands(tags, folder, summary["data"]))
     return objective(config, summary["scores"])
+
+
+def whole(method: Method, config: dict[str, Any], chosen: dict[str, Any], data: Any, trainer: L.Trainer) -> Method:
+    """The method with its weights in one place, on the first process; where they were spread, the pictures come now.
+
+    All processes must call it.
+    """
+    if not is_sharded(method):
+        return method
+    weights = whole_state(method)
+    if trainer.is_global_zero:
+        method = build_method(config, build_backbone(chosen, data.spec), data.views, data.spec).cpu()
+        method.load_state_dict(weights)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Pictures):
+                callback.draw(method, data)
+    return method
 
 
 def objective(config: dict[str, Any], scores: dict[str, float]) -> float | None:

@@ -147,14 +147,16 @@ class PlaceNorm(nn.LayerNorm):
 
 
 class SpeechConvNet(Staged):
-    """Log-mel energies as a picture, 2-D convolutions of stride 2, averaged over bands and over the time that exists.
+    """Log-mel energies as a picture, 2-D convolutions of stride 2, a linear layer over the bands of each step, averaged
+    over the time that exists.
 
-    In training, BatchNorm counts the places past the end of shorter rows.
+    Which band a sound lies in says what it is, so bands are never averaged. In training, BatchNorm counts the places past
+    the end of shorter rows.
 
     Args:
         spec: what a waveform looks like.
         n_mels: number of mel bands.
-        widths: channels of the convolutions.
+        widths: channels of the convolutions; the last is also the width D of the representation.
         norm: ``batch``, or ``layer`` over the channels of a place.
 
     Raises:
@@ -172,6 +174,10 @@ class SpeechConvNet(Staged):
             SpeechStage(before, after, log_mel=None if i else log_mel, window=log_mel.window, hop=log_mel.hop,
                         stride=2 ** (i + 1), norm=norm)
             for i, (before, after) in enumerate(zip([1, *widths], widths, strict=False)))
+        bands = n_mels
+        for _ in widths:
+            bands = -(-bands // 2)
+        self.linear = nn.Linear(widths[-1] * bands, self.num_features)
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -184,13 +190,17 @@ class SpeechConvNet(Staged):
         return last.steps(length)
 
     def pool(self, maps: Tensor, length: Tensor | None = None) -> Tensor:
-        """Mean of maps (B, D, bands, N) over bands and valid steps, as (B, D)."""
+        """Linear layer over the bands of maps (B, D, bands, N), mean over the valid steps, as (B, D)."""
         valid = None if length is None else valid_steps(self.token_lengths(length), maps.shape[-1])
-        return mean_pool(maps.mean(dim=2).transpose(1, 2), valid)
+        return mean_pool(self.steps(maps), valid)
+
+    def steps(self, maps: Tensor) -> Tensor:
+        """The linear layer at each step of maps (B, D, bands, N), as (B, N, D)."""
+        return self.linear(maps.permute(0, 3, 1, 2).flatten(2))
 
     def tokens(self, x: Tensor, length: Tensor | None = None) -> Tensor:
-        """One vector per time step, averaged over bands, (B, N, D)."""
-        return self.maps(x, length).mean(dim=2).transpose(1, 2)
+        """One vector per time step, (B, N, D)."""
+        return self.steps(self.maps(x, length))
 
 
 class Wav2Vec2(nn.Module):
