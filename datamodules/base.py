@@ -89,17 +89,9 @@ class SourceDataModule(L.LightningDataModule):
 
     def _label(self, train: Source, kept: np.ndarray) -> None:
         """Choose the labelled samples and corrupt their labels where asked."""
-        self.labeled, self.targets = kept, train.targets
-        if self.labels is not None:
-            self.labeled = splits.some(kept, self.labels, self.seed)
-        if train.targets is None:
-            if self.labels_per_class is not None:
-                raise ValueError(f"data.labels_per_class={self.labels_per_class} needs class labels and these data have none; "
-                                 "for transcripts take data.labels, the number in all")
-            return
-        if self.labels_per_class is not None:
-            self.labeled = splits.class_balanced(train.targets, self.labels_per_class, self.seed, kept)
-        if self.label_noise:
+        self.labeled = splits.labelled(train.targets, kept, self.seed, self.labels_per_class, self.labels)
+        self.targets = train.targets
+        if train.targets is not None and self.label_noise:
             self.targets = splits.symmetric_noise(train.targets, self.label_noise, self.spec.num_classes, self.seed)
 
     def seek(self, position: int) -> None:

@@ -147,11 +147,10 @@ class PlaceNorm(nn.LayerNorm):
 
 
 class SpeechConvNet(Staged):
-    """Log-mel energies as a picture, 2-D convolutions of stride 2, a linear layer over the bands of each step, averaged
-    over the time that exists.
+    """Log-mel energies as a picture, 2-D convolutions of stride 2, a linear layer over the bands, averaged over time.
 
-    Which band a sound lies in says what it is, so bands are never averaged. In training, BatchNorm counts the places past
-    the end of shorter rows.
+    Which band a sound lies in says what it is, so bands are never averaged; time counts as far as it exists. In training,
+    BatchNorm counts the places past the end of shorter rows.
 
     Args:
         spec: what a waveform looks like.

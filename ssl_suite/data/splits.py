@@ -57,12 +57,29 @@ def class_balanced(targets: np.ndarray, per_class: int, seed: int, among: np.nda
     return np.sort(np.concatenate(chosen))
 
 
-def some(among: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """So many of the indices, drawn without replacement; sorted, (count,).
+def labelled(targets: np.ndarray | None, among: np.ndarray, seed: int, per_class: int | None = None,
+             count: int | None = None) -> np.ndarray:
+    """Which samples have a label: the same number of each class, so many in all, or every one; sorted.
+
+    Args:
+        targets: class numbers of the whole set, (N,), or None.
+        among: indices to draw from.
+        seed: seed of the choice.
+        per_class: samples of each class.
+        count: samples in all, whatever falls to each class.
 
     Raises:
-        ValueError: there are fewer, or none is asked for.
+        ValueError: both numbers are given, there are too few samples, or there are no classes to balance.
     """
+    if per_class is not None and count is not None:
+        raise ValueError(f"data.labels_per_class={per_class} and data.labels={count}: give one of them")
+    if per_class is not None:
+        if targets is None:
+            raise ValueError(f"data.labels_per_class={per_class} needs class labels and these data have none; for transcripts "
+                             "take data.labels, the number in all")
+        return class_balanced(targets, per_class, seed, among)
+    if count is None:
+        return among
     if not 1 <= count <= len(among):
         raise ValueError(f"data.labels={count} must lie between 1 and the {len(among)} samples of the training part")
     return np.sort(np.random.default_rng((seed, 15)).permutation(among)[:count])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssl_suite.data.splits import class_balanced, hold_out, some, symmetric_noise
+from ssl_suite.data.splits import class_balanced, hold_out, labelled, symmetric_noise
 
 TARGETS = np.repeat([0, 1, 2], [30, 20, 10])
 
@@ -29,15 +29,25 @@ def test_the_same_number_of_each_class() -> None:
         class_balanced(TARGETS, 11, 0)
 
 
-def test_some_of_all() -> None:
+def test_some_labels_of_all() -> None:
     among = np.arange(20, 40)
-    chosen = some(among, 7, seed=1)
+    chosen = labelled(None, among, seed=1, count=7)
     assert len(set(chosen)) == 7
     assert set(chosen) <= set(among)
-    assert chosen.tolist() == some(among, 7, seed=1).tolist()
+    assert chosen.tolist() == labelled(None, among, seed=1, count=7).tolist()
     for count in (0, 21):
         with pytest.raises(ValueError, match=rf"data\.labels={count} must lie between 1 and the 20"):
-            some(among, count, seed=1)
+            labelled(None, among, seed=1, count=count)
+
+
+def test_labels_are_chosen_in_one_way() -> None:
+    among = np.arange(60)
+    assert labelled(TARGETS, among, 0).tolist() == among.tolist()
+    assert labelled(TARGETS, among, 3, per_class=4).tolist() == class_balanced(TARGETS, 4, 3).tolist()
+    with pytest.raises(ValueError, match=r"data\.labels_per_class=4 and data\.labels=9: give one of them"):
+        labelled(TARGETS, among, 0, per_class=4, count=9)
+    with pytest.raises(ValueError, match=r"data\.labels_per_class=4 needs class labels.*take data\.labels"):
+        labelled(None, among, 0, per_class=4)
 
 
 def test_noise_changes_exactly_the_share_asked_for() -> None:
