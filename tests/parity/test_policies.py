@@ -243,7 +243,8 @@ def test_fixmatch_takes_every_policy(name):
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: FixedThreshold(95), r"policy\.threshold .* 95"), (lambda: UDA(temperature=0.0), r"policy\.temperature .* 0\.0"),
     (lambda: FlexMatch(K, 0), r"policy\.num_samples=0"), (lambda: FreeMatch(K, momentum=1.5), r"policy\.momentum .* 1\.5"),
-    (lambda: SoftMatch(K, n_sigma=0.0), r"policy\.n_sigma .* 0\.0"), (lambda: AdaMatch(K, momentum=-1.0), r"policy\.momentum .* -1"),
+    (lambda: SoftMatch(K, n_sigma=0.0), r"policy\.n_sigma .* 0\.0"),
+    (lambda: AdaMatch(K, momentum=-1.0), r"policy\.momentum .* -1"),
     (lambda: AdaMatch(K, threshold=2.0), r"policy\.threshold .* 2"), (lambda: Dash(gamma=1.0), r"policy\.gamma .* 1\.0"),
     (lambda: Dash(warmup_steps=0), r"policy\.warmup_steps .* 0"),
     (lambda: FlexMatch(K, N)(step(0)["probs"]), "index"), (lambda: AdaMatch(K)(step(0)["probs"]), "labeled_probs"),
