@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 from ssl_suite.config import ConfigError, locate, validate
 from ssl_suite.deploy import GROUPS as ADAPT_GROUPS
 from ssl_suite.deploy import deploy
-from ssl_suite.run import GROUPS
+from ssl_suite.run import GROUPS, build_method
 from ssl_suite.summary import check_summary
+from ssl_suite.testing import tiny_backbone, tiny_spec, tiny_views
 from tests.configs import CONFIGS, composed, names
 from tests.runs import images, run, tiny_data
 
@@ -72,6 +73,20 @@ def test_model_validates(name: str) -> None:
 def test_group_validates(group: str) -> None:
     for name in names(group):
         validate(composed("model=simclr", f"{group}={name}"), GROUPS)
+
+
+@pytest.mark.parametrize("name", names("policy"))
+def test_one_override_exchanges_the_policy(name: str) -> None:
+    cfg = composed("model=fixmatch", f"policy={name}")
+    validate(cfg, GROUPS)
+    others = {key: value for key, value in composed("model=fixmatch")["model"].items() if key != "policy"}
+    assert {key: value for key, value in cfg["model"].items() if key != "policy"} == others
+    if name != "fixmatch":
+        assert cfg["model"] == composed(f"model={name}")["model"]
+    method = build_method(cfg, tiny_backbone("features", tiny_spec("images")), tiny_views(tiny_spec("images")), tiny_spec("images"))
+    assert type(method.policy).__name__ == cfg["model"]["policy"]["_target_"].rsplit(".", 1)[-1]
+    with pytest.raises(ConfigError, match=r"model\.policy: SimCLR takes no 'policy'"):
+        validate(composed("model=simclr", f"policy={name}"), GROUPS)
 
 
 @pytest.mark.parametrize("name", names("data"))

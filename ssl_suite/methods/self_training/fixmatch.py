@@ -10,8 +10,8 @@ pseudo-labels.
 Deviations: the moving average is warmed up, momentum min(1 - 1/(t + 1), ``ema_decay``) after t optimizer steps as in
 Mean Teacher (arXiv 1703.01780); at a decay of 0.999 the law is the plain one from step 1000 on, and short runs are not
 judged by their random start. ``ema_warmup=False`` is the official law. Which guesses are believed is an object
-(``policy``), so that FreeMatch and its kin are one override, ``policy=freematch``. The strong view is what the data configuration says; its
-last operation should be a cut-out.
+(``policy``), so that FreeMatch and its kin are one override, ``policy=freematch``. The strong view is what the data
+configuration says; its last operation should be a cut-out.
 
 Batch: ``labeled`` with ``x`` (B, ...), ``y`` (B,), ``index``; ``unlabeled`` with ``x`` (M, ...), ``index``; both with
 ``epoch`` and ``length`` where present. Labelled and unlabelled rows of different T are padded to the longer.

@@ -15,8 +15,8 @@ are copied from the student. The official code's second head, an option, is left
 Batch: ``labeled`` with ``x`` (B, ...), ``y`` (B,), ``index``; ``unlabeled`` with ``x`` (M, ...), ``index``; both with
 ``epoch`` and ``length`` where present. Labelled and unlabelled rows of different T are padded to the longer.
 
-Known limits: views stay mild, so with few labels it learns less than FixMatch. At ``rampup`` = 0 the random start is
-followed from the first step on. The ramp follows the trainer: a step outside of one uses the weight at the start.
+Known limits: the weight of 100 belongs to short ramps and mild views; too much of it too early, and the network follows
+its own random start. The ramp follows the trainer: a step taken outside of one uses the weight at the start of the run.
 """
 
 from __future__ import annotations

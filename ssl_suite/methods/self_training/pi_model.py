@@ -8,14 +8,14 @@ squared difference of the two predictions, averaged over labelled and unlabelled
 through both; the ramp is exp(-5 (1 - t)^2).
 
 Deviations: the ramp of 80 epochs is given as a share of the run, ``rampup``; 0.4 is the USB benchmark's, whose ramp is a
-straight line. The weight of 10 is its, too; it lets the gradient through one view only, so that the same weight pulls half as hard there. The noise is that of
-the views; dropout is the backbone's business.
+straight line. The weight of 10 is its, too, but it lets the gradient through one view only, where the same weight pulls
+half as hard. The noise is that of the views; dropout is the backbone's business.
 
 Batch: ``labeled`` with ``x`` (B, ...), ``y`` (B,), ``index``; ``unlabeled`` with ``x`` (M, ...), ``index``; both with
 ``epoch`` and ``length`` where present. Labelled and unlabelled rows of different T are padded to the longer.
 
-Known limits: with few labels it learns less than FixMatch. The ramp follows the trainer: a step outside of one uses the
-weight at the start of the run.
+Known limits: it learns only from what the views change, and an answer that is the same for all samples agrees with
+itself. The ramp follows the trainer: a step outside of one uses the weight at the start of the run.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ class Dash(Policy):
 
     A guess is believed where the cross-entropy of the weak view with its own pseudo-label is at most
     rho = max(1.0001 * gamma^-k * rho_0, rho_min), k counting up every ``decay_every`` steps after the warm-up. The label
-    is the sharpened distribution, and the plain guess once rho has arrived at ``rho_min``. rho_0 is the labelled loss at the end of a warm-up on labelled samples alone, in which no guess counts.
+    is the sharpened distribution, and the plain guess once rho has arrived at ``rho_min``. rho_0 is the
+    labelled loss at the end of a warm-up on labelled samples alone, in which no guess counts.
 
     Deviations: rho_0 is a running mean (momentum 0.9) of the labelled training loss; the USB code, whose rule this is,
     takes the loss on the evaluation set, which a run should not see. The warm-up is part of the run and of its schedules.
