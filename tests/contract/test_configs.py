@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from ssl_suite.config import ConfigError, locate, validate
 from ssl_suite.deploy import GROUPS as ADAPT_GROUPS
 from ssl_suite.deploy import deploy
-from ssl_suite.run import GROUPS, build_method
+from ssl_suite.methods.self_training.policies.adaptive import UNSEEN
+from ssl_suite.run import GROUPS, build_method, load_run
 from ssl_suite.summary import check_summary
 from ssl_suite.testing import tiny_backbone, tiny_spec, tiny_views
 from tests.configs import CONFIGS, composed, names
@@ -105,6 +106,20 @@ def test_experiment_validates_by_its_own_command(name: str) -> None:
 def test_adaptation_validates(name: str) -> None:
     cfg = composed(f"model={name}", "checkpoint=somewhere", "seed=0", program="adapt")
     validate({k: v for k, v in cfg.items() if k not in ("model", "trainer", "callbacks", "logger")}, ADAPT_GROUPS)
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_composes_for_adaptation(name: str) -> None:
+    """So that adapt.py can say which models do not adapt."""
+    assert composed(f"model={name}", "checkpoint=somewhere", "seed=0", program="adapt")["checkpoint"] == "somewhere"
+
+
+def test_what_a_policy_remembers_is_saved_with_the_size_of_the_data(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", "model=fixmatch", "policy=flexmatch", "data=digits", "data.labels_per_class=2")
+    loaded = load_run(folder)
+    learnt = loaded.method.policy.learnt[:-1]
+    assert len(learnt) == loaded.spec.num_samples > 1000
+    assert 16 < (learnt > UNSEEN).sum() <= 32  # two batches of 16; a few samples may come twice
 
 
 @pytest.mark.parametrize(("name", "modality"), cases())
