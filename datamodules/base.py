@@ -83,7 +83,8 @@ class SourceDataModule(L.LightningDataModule):
             if name in sources:
                 self.parts[name] = (sources[name], np.arange(len(sources[name])))
         shape, mean, std = describe(train, kept, self.modality)
-        self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std)
+        self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std,
+                         len(train))
         self.views.standardise(self.spec)
         self._label(train, kept)
 

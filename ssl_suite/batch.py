@@ -38,6 +38,8 @@ class Spec:
         rate: samples per second of a waveform, 0 elsewhere.
         mean: mean of each channel of a sample brought to float (uint8 to [0, 1], int16 to [-1, 1]).
         std: standard deviation of each channel, likewise.
+        num_samples: size of the training set with what is held out of it: every ``index`` of a training batch lies
+            below. 0 where that is not known.
     """
 
     modality: Modality
@@ -47,6 +49,7 @@ class Spec:
     rate: int = 0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    num_samples: int = 0
 
     @property
     def num_classes(self) -> int:

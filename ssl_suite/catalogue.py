@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -42,9 +42,21 @@ def entries() -> list[Entry]:
         module, name = nodes[programs[0]]["_target_"].rsplit(".", 1)  # type: ignore[index]
         source = importlib.import_module(module)
         doc = (ast.get_docstring(ast.parse(source.__loader__.get_source(module))) or "").splitlines()[0]  # type: ignore[union-attr]
-        found.append(Entry(path.name[:-5], " and ".join(programs), doc.rstrip("."), getattr(source, name).tags))
+        tags = getattr(source, name).tags
+        if "fixmatch" in config.get("defaults", ()):  # FixMatch with another policy: the policy is what there is to say
+            policy = policy_of(config["defaults"])
+            doc, tags = (policy.__doc__ or "").splitlines()[0], replace(tags, paper=policy.paper)
+        found.append(Entry(path.name[:-5], " and ".join(programs), doc.rstrip("."), tags))
     order = ("pretraining", "self_training", "distillation", "adaptation", "supervised")
     return sorted(found, key=lambda e: (order.index(e.tags.task), e.name))
+
+
+def policy_of(defaults: list[Any]) -> Any:
+    """The class of the policy that a defaults list chooses."""
+    choice = next(entry["override /policy"] for entry in defaults if isinstance(entry, dict) and "override /policy" in entry)
+    target: str = yaml.safe_load(files("configs").joinpath("policy", f"{choice}.yaml").read_text())["_target_"]
+    module, name = target.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
 
 
 def markdown() -> str:

@@ -41,6 +41,9 @@ class Method(L.LightningModule):
         views: what the data set means by each kind of view.
         optimizer: makes an optimizer from parameter groups.
         schedule: factor on the learning rate.
+
+    Attributes:
+        progress: share of the run that is done, in [0, 1), for weights with a ramp; 0 outside of a trainer.
     """
 
     tags: ClassVar[Tags]
@@ -54,6 +57,7 @@ class Method(L.LightningModule):
         self.views = views
         self.make_optimizer = optimizer or partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
         self.schedule = schedule or Cosine()
+        self.progress = 0.0
 
     # What a method says -------------------------------------------------------------------------------------------
 
@@ -96,6 +100,7 @@ class Method(L.LightningModule):
             shard(self, self.device_mesh["data_parallel"], ("training_step", "validation_step", "test_step"))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        self.progress = self.global_step / max(1, self.trainer.estimated_stepping_batches)
         out = self.step(batch)
         size = len(batch["x"] if "x" in batch else batch["unlabeled"]["x"])
         self.log("train/loss", out.loss.detach(), prog_bar=True, batch_size=size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +96,29 @@ def build_backbone(config: dict[str, Any], spec: Spec) -> nn.Module:
         return hydra.utils.instantiate(config, _partial_=True, _convert_="all")(spec=spec)
 
 
+def filled(node: Any, numbers: dict[str, int], packages: Sequence[str]) -> Any:
+    """A part of the config whose objects, at any depth, get those numbers that their constructors ask for.
+
+    Args:
+        node: a mapping or a value.
+        numbers: what the data settle, as argument -> value; a value in the config goes first.
+        packages: packages that targets may come from besides the suite's own.
+    """
+    if not isinstance(node, dict):
+        return node
+    given: dict[str, int] = {}
+    if "_target_" in node:
+        names = inspect.signature(check_target(node["_target_"], "model", packages)).parameters
+        given = {name: value for name, value in numbers.items() if name in names}
+    return {**given, **{key: filled(value, numbers, packages) for key, value in node.items()}}
+
+
 def build_method(cfg: dict[str, Any], backbone: nn.Module, views: nn.Module, spec: Spec) -> Method:
     """The method, given what its constructor asks for."""
-    target = check_target(cfg["model"]["_target_"], "model._target_", cfg.get("trusted_packages", "objective") or ())
-    names = inspect.signature(target).parameters
-    offers = {"num_classes": spec.num_classes, "vocabulary": spec.vocabulary, "spec": spec}
+    packages = cfg.get("trusted_packages", "objective") or ()
+    target = check_target(cfg["model"]["_target_"], "model._target_", packages)
+    model = filled(cfg["model"], {"num_classes": spec.num_classes, "num_samples": spec.num_samples}, packages)
+    offers, names = {"vocabulary": spec.vocabulary, "spec": spec}, inspect.signature(target).parameters
     given = {name: value for name, value in offers.items() if name in names and name not in cfg["model"]}
     kind = target.tags.backbone
     needs = "token_lengths" if target.tags.target == "text" else {"tokens": "patches", "waveform": "contextualise"}.get(kind)
@@ -110,7 +128,7 @@ def build_method(cfg: dict[str, Any], backbone: nn.Module, views: nn.Module, spe
     with building("model"):
         optimizer = hydra.utils.instantiate(cfg["optimizer"], _partial_=True, _convert_="all")
         schedule = hydra.utils.instantiate(cfg["schedule"], _convert_="all")
-        make = hydra.utils.instantiate(cfg["model"], _partial_=True, _convert_="all")
+        make = hydra.utils.instantiate(model, _partial_=True, _convert_="all")
         return make(backbone=backbone, views=views, optimizer=optimizer, schedule=schedule, **given)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,39 @@ def consistency_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         Scalar; gradient flows into ``logits`` only as long as target and weight are detached.
     """
     return (F.cross_entropy(logits, target, reduction="none") * weight).mean()
+
+
+def probability_mse(logits: Tensor, target: Tensor) -> Tensor:
+    """Squared difference of two softmaxes, averaged over rows and classes (Mean Teacher, arXiv 1703.01780).
+
+    Args:
+        logits: predictions, (M, K).
+        target: predictions to compare with, (M, K); detach what is not to learn.
+
+    Returns:
+        Scalar.
+    """
+    return F.mse_loss(logits.float().softmax(1), target.float().softmax(1))
+
+
+def sharpen(probs: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature), from probabilities: p^(1/T), made to sum to 1 (MixMatch, arXiv 1905.02249, equation 7).
+
+    Args:
+        probs: rows (M, K) that sum to 1.
+        temperature: above 0; below 1 sharpens, above 1 flattens.
+    """
+    return (probs.log() / temperature).softmax(1)
+
+
+def sigmoid_ramp(progress: float, end: float) -> float:
+    """exp(-5 (1 - t)^2) with t rising from 0 to 1 at ``end`` (Laine and Aila, arXiv 1610.02242).
+
+    Args:
+        progress: share of the run that is done, in [0, 1].
+        end: share at which the ramp has arrived; 0 for no ramp.
+    """
+    return math.exp(-5.0 * (1.0 - progress / end) ** 2) if progress < end else 1.0
 
 
 def linear_ramp(progress: float, start: float, end: float) -> float:

@@ -15,6 +15,7 @@ SHAPES: dict[str, tuple[int, ...]] = {"images": (1, 8, 8), "speech": (1600,), "s
 ODD_SHAPES: dict[str, tuple[int, ...]] = {"images": (3, 8, 12), "speech": (1777,), "series": (3, 37)}
 CLASSES = ("a", "b", "c")
 LETTERS = ("d", "e", "f", " ")
+NUM_SAMPLES = 1000
 
 
 def tiny_spec(modality: Modality, odd: bool = False, target: str | None = "class") -> Spec:
@@ -23,7 +24,7 @@ def tiny_spec(modality: Modality, odd: bool = False, target: str | None = "class
     channels = 1 if modality == "speech" else shape[0]
     return Spec(modality, shape, CLASSES if target != "text" else (), LETTERS if target == "text" else (),
                 rate=1600 if modality == "speech" else 0, mean=(0.5,) * channels if modality == "images" else (0.0,) * channels,
-                std=(0.25,) * channels if modality == "images" else (1.0,) * channels)
+                std=(0.25,) * channels if modality == "images" else (1.0,) * channels, num_samples=NUM_SAMPLES)
 
 
 def tiny_batch(spec: Spec, size: int = 8, start: int = 0, labels: bool = True, seed: int = 0) -> Batch:

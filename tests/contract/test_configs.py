@@ -18,8 +18,10 @@ from omegaconf import OmegaConf
 from ssl_suite.config import ConfigError, locate, validate
 from ssl_suite.deploy import GROUPS as ADAPT_GROUPS
 from ssl_suite.deploy import deploy
-from ssl_suite.run import GROUPS
+from ssl_suite.methods.self_training.policies.adaptive import UNSEEN
+from ssl_suite.run import GROUPS, build_method, load_run
 from ssl_suite.summary import check_summary
+from ssl_suite.testing import tiny_backbone, tiny_spec, tiny_views
 from tests.configs import CONFIGS, composed, names
 from tests.runs import images, run, tiny_data
 
@@ -74,6 +76,20 @@ def test_group_validates(group: str) -> None:
         validate(composed("model=simclr", f"{group}={name}"), GROUPS)
 
 
+@pytest.mark.parametrize("name", names("policy"))
+def test_one_override_exchanges_the_policy(name: str) -> None:
+    cfg = composed("model=fixmatch", f"policy={name}")
+    validate(cfg, GROUPS)
+    others = {key: value for key, value in composed("model=fixmatch")["model"].items() if key != "policy"}
+    assert {key: value for key, value in cfg["model"].items() if key != "policy"} == others
+    if name != "fixmatch":
+        assert cfg["model"] == composed(f"model={name}")["model"]
+    method = build_method(cfg, tiny_backbone("features", tiny_spec("images")), tiny_views(tiny_spec("images")), tiny_spec("images"))
+    assert type(method.policy).__name__ == cfg["model"]["policy"]["_target_"].rsplit(".", 1)[-1]
+    with pytest.raises(ConfigError, match=r"model\.policy: SimCLR takes no 'policy'"):
+        validate(composed("model=simclr", f"policy={name}"), GROUPS)
+
+
 @pytest.mark.parametrize("name", names("data"))
 def test_data_validates(name: str) -> None:
     validate(composed(f"data={name}", *([] if name in PATHLESS else ["data.path=somewhere"])), GROUPS)
@@ -90,6 +106,20 @@ def test_experiment_validates_by_its_own_command(name: str) -> None:
 def test_adaptation_validates(name: str) -> None:
     cfg = composed(f"model={name}", "checkpoint=somewhere", "seed=0", program="adapt")
     validate({k: v for k, v in cfg.items() if k not in ("model", "trainer", "callbacks", "logger")}, ADAPT_GROUPS)
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_composes_for_adaptation(name: str) -> None:
+    """So that adapt.py can say which models do not adapt."""
+    assert composed(f"model={name}", "checkpoint=somewhere", "seed=0", program="adapt")["checkpoint"] == "somewhere"
+
+
+def test_what_a_policy_remembers_is_saved_with_the_size_of_the_data(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", "model=fixmatch", "policy=flexmatch", "data=digits", "data.labels_per_class=2")
+    loaded = load_run(folder)
+    learnt = loaded.method.policy.learnt[:-1]
+    assert len(learnt) == loaded.spec.num_samples > 1000
+    assert 16 < (learnt > UNSEEN).sum() <= 32  # two batches of 16; a few samples may come twice
 
 
 @pytest.mark.parametrize(("name", "modality"), cases())

@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from tests.configs import composed
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = [p for p in sorted((ROOT / "ssl_suite" / "methods").rglob("*.py")) if p.name not in ("__init__.py", "policies.py")]
+METHODS = [p for p in sorted((ROOT / "ssl_suite" / "methods").rglob("*.py"))
+           if p.name != "__init__.py" and p.parent.name != "policies"]
 HEADED = sorted([*(ROOT / "configs" / "model").glob("*.yaml"), *(ROOT / "configs" / "experiment").glob("*.yaml")])
 
 

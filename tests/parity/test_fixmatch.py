@@ -6,12 +6,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ssl_suite.functional.ema import update_teacher
 from ssl_suite.functional.pseudo_labels import concat_rows, consistency_loss
 from ssl_suite.methods.self_training.fixmatch import FixMatch
-from ssl_suite.methods.self_training.policies import FixedThreshold
+from ssl_suite.methods.self_training.policies import FixedThreshold, Policy
 from tests.parity.tiny import Tiny, gradients, semi, views
 
 
@@ -110,15 +109,16 @@ def test_momentum_warms_up_and_can_be_plain():
 
 
 def test_policy_gets_detached_probabilities_and_indices():
-    class Spy(nn.Module):
-        def forward(self, probs, index=None, labeled_probs=None):
-            self.seen = probs, index, labeled_probs
+    class Spy(Policy):
+        def forward(self, probs, index=None, labeled_probs=None, labels=None):
+            self.seen = probs, index, labeled_probs, labels
             return probs, probs.new_full((len(probs),), 0.5)  # soft targets, soft weights
 
     method, batch = make(), semi()
     method.policy = Spy()
     out = method.step(batch)
-    probs, index, labeled = method.policy.seen
+    probs, index, labeled, labels = method.policy.seen
+    assert torch.equal(labels, batch["labeled"]["y"])
     assert not probs.requires_grad
     assert not labeled.requires_grad
     assert torch.equal(index, batch["unlabeled"]["index"])

@@ -25,3 +25,12 @@ def test_markdown_has_one_row_each() -> None:
     mae = next(line for line in lines if line.startswith("| `mae` |"))
     assert "He et al." in mae
     assert "`train.py`" in mae
+
+
+def test_a_preset_of_fixmatch_says_what_its_policy_does() -> None:
+    rows = {e.name: e for e in entries()}
+    assert rows["freematch"].summary.startswith("FreeMatch: ")
+    assert "2205.07246" in rows["freematch"].tags.paper
+    assert rows["fixmatch"].summary.startswith("FixMatch: ")
+    assert len({e.summary for e in rows.values() if e.tags.task == "self_training"}) == sum(
+        e.tags.task == "self_training" for e in rows.values())

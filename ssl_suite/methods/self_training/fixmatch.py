@@ -10,8 +10,8 @@ pseudo-labels.
 Deviations: the moving average is warmed up, momentum min(1 - 1/(t + 1), ``ema_decay``) after t optimizer steps as in
 Mean Teacher (arXiv 1703.01780); at a decay of 0.999 the law is the plain one from step 1000 on, and short runs are not
 judged by their random start. ``ema_warmup=False`` is the official law. Which guesses are believed is an object
-(``policy``), so that FreeMatch and its kin are one override. The strong view is what the data configuration says; its
-last operation should be a cut-out.
+(``policy``), so that FreeMatch and its kin are one override, ``policy=freematch``. The strong view is what the data
+configuration says; its last operation should be a cut-out.
 
 Batch: ``labeled`` with ``x`` (B, ...), ``y`` (B,), ``index``; ``unlabeled`` with ``x`` (M, ...), ``index``; both with
 ``epoch`` and ``length`` where present. Labelled and unlabelled rows of different T are padded to the longer.
@@ -32,7 +32,7 @@ from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import make_teacher
 from ssl_suite.functional.pseudo_labels import concat_rows, consistency_loss
 from ssl_suite.method import Method, Training
-from ssl_suite.methods.self_training.policies import FixedThreshold
+from ssl_suite.methods.self_training.policies import FixedThreshold, Policy
 from ssl_suite.views import Views
 
 
@@ -54,7 +54,7 @@ class FixMatch(Method):
                 target="class")
     teachers = {"ema_backbone": "backbone", "ema_head": "head"}
 
-    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, policy: nn.Module | None = None,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, policy: Policy | None = None,
                  lambda_u: float = 1.0, ema_decay: float = 0.999, ema_warmup: bool = True,
                  **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
@@ -74,11 +74,12 @@ class FixMatch(Method):
         logits, weak, strong = self.head(h).split([len(view) for view in views])
 
         target, weight = self.policy(weak.detach().float().softmax(1), index=unlabeled["index"],
-                                     labeled_probs=logits.detach().float().softmax(1))
+                                     labeled_probs=logits.detach().float().softmax(1), labels=labeled["y"])
         loss_sup = F.cross_entropy(logits, labeled["y"])
         loss_unsup = consistency_loss(strong, target, weight)
         logs = {"loss_sup": loss_sup.detach(), "loss_unsup": loss_unsup.detach(), "mask_ratio": weight.mean()}
-        return StepOutput(loss_sup + self.lambda_u * loss_unsup, logs, h[: len(logits)].detach())
+        loss = loss_sup + self.lambda_u * loss_unsup + self.policy.penalty(strong, weight)
+        return StepOutput(loss, logs, h[: len(logits)].detach())
 
     @property
     def encoder(self) -> nn.Module:

@@ -72,10 +72,6 @@ class PseudoLabel(Method):
         self.head = nn.Linear(backbone.num_features, num_classes)
         self.policy = FixedThreshold(threshold)
         self.alpha, self.start, self.end = alpha, start, end
-        self.progress = 0.0
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.progress = self.global_step / max(1, self.trainer.estimated_stepping_batches)
 
     def step(self, batch: Batch) -> StepOutput:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
