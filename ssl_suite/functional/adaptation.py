@@ -91,7 +91,8 @@ def asking_gradient(x: Tensor) -> Tensor:
     """Samples that ask for a gradient of their own, for methods that learn above frozen layers.
 
     torch 2.12 on CPU crashes in GroupNorm's backward on channels-last maps whose own gradient nobody asks for, as below
-    the first layer that learns; asking for the gradient of the samples costs one convolution.
+    the first layer that learns; asking for the gradient of the samples costs one convolution. `torch.autograd.grad` must
+    be given the samples among its inputs, or it leaves out their gradient after all.
 
     Args:
         x: samples (B, ...), float.

@@ -91,8 +91,8 @@ class BlendedStatistics:
             raise ValueError(f"adapter.alpha={alpha} must lie in [0, 1]; 0 is the source statistics, 1 the batch's")
         layers = batch_norms(model)
         if not layers:
-            raise ValueError(f"adapter.alpha={alpha}: {type(model).__name__} has no batch norm with stored statistics to "
-                             "blend; adapt with model=tent, model=t3a or model=lame")
+            raise ValueError(f"{type(model).__name__} has no batch norm with stored statistics to blend with the batch's; "
+                             "train one with batch norm, or adapt with model=tent, model=t3a or model=lame")
         self.alpha, self.active, self.tracking = alpha, True, False
         for layer in layers:
             layer.register_forward_pre_hook(self._blend)

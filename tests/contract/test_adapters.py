@@ -186,6 +186,17 @@ def test_a_batch_of_one(name: str, norm: str) -> None:
     assert report.verdict == "ok" or (report.reason and report.n_used == 0)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_BATCH_NORM])
+def test_group_norm_on_channels_last_maps_behind_frozen_layers(name: str) -> None:
+    """torch's CPU kernel crashes the process here unless the gradient of the maps is asked for."""
+    adapter = build(name, Net("group").to(memory_format=torch.channels_last))
+    x = samples(0).to(memory_format=torch.channels_last)
+    if hasattr(adapter, "calibrate"):
+        adapter.calibrate([(x, None)])
+    assert adapter.adapt(x).verdict == "ok"
+    assert not x.requires_grad
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_constant_samples(name: str) -> None:
     adapter = build(name, Net("batch"))

@@ -90,8 +90,9 @@ class Eata(Adapter):
             self.reset()
             sums, count = [torch.zeros_like(p) for p in self.learning], 0
             for x, length in batches:
-                loss = hard_pseudo_label(self(asking_gradient(x), length)).mean()
-                for s, g in zip(sums, torch.autograd.grad(loss, self.learning), strict=True):
+                x = asking_gradient(x)
+                loss = hard_pseudo_label(self(x, length)).mean()
+                for s, g in zip(sums, torch.autograd.grad(loss, [*self.learning, x])[:-1], strict=True):
                     s += g.square()
                 count += 1
             for f, s in zip(self.fisher.tensors, sums, strict=True):

@@ -75,7 +75,7 @@ class Sar(Adapter):
         logits = self(x, length)
         h, e0 = entropy(logits), self.e0_factor * math.log(logits.shape[1])
         keep = h.detach() < e0
-        gradients = torch.autograd.grad(mean_of_kept(h, keep), self.learning)
+        gradients = torch.autograd.grad(mean_of_kept(h, keep), [*self.learning, x])[:-1]
         here = [p.detach().clone() for p in self.learning]
         norm = torch.stack([g.norm() for g in gradients]).norm()
         with torch.no_grad():
