@@ -20,7 +20,7 @@ from tests.configs import CONFIGS, names
 
 PRETEXT = ("ttt", "ttt_mae")
 """They need a model trained with a self-supervised head; tests/unit/methods/test_ttt.py holds the same checks for them."""
-AS_SOURCE = {"cotta", "eata", "sar", "self_learning", "tent"}
+AS_SOURCE = {"cotta", "deyo", "eata", "sar", "self_learning", "shot", "tent"}
 """Methods whose first prediction, before anything was learned, is the source model's with its stored statistics."""
 NO_BATCH_NORM = {"bn_adapt": "no batch norm"}
 """{method: its error on a model without batch norm}."""
@@ -189,8 +189,11 @@ def test_a_batch_of_one(name: str, norm: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_BATCH_NORM])
 def test_group_norm_on_channels_last_maps_behind_frozen_layers(name: str) -> None:
     """torch's CPU kernel crashes the process here unless the gradient of the maps is asked for."""
-    adapter = build(name, Net("group").to(memory_format=torch.channels_last))
-    x = samples(0).to(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 16, 3, padding=1), nn.GroupNorm(8, 16), nn.Conv2d(16, 16, 3, padding=1), nn.GroupNorm(8, 16),
+                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)).to(memory_format=torch.channels_last)
+    adapter = build(name, model)
+    x = torch.randn(24, 2, 8, 8).contiguous(memory_format=torch.channels_last)
     if hasattr(adapter, "calibrate"):
         adapter.calibrate([(x, None)])
     assert adapter.adapt(x).verdict == "ok"
