@@ -161,9 +161,9 @@ def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tup
     source = Deployed(run.method).to(device)
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
-        takes_views = "views" in inspect.signature(factory.func).parameters
-        views = {"views": copy.deepcopy(run.method.views)} if takes_views else {}
-        return factory(source, **views).to(device), source
+        takes = inspect.signature(factory.func).parameters
+        offers = {"views": copy.deepcopy(run.method.views), "sample_shape": run.spec.shape}
+        return factory(source, **{k: v for k, v in offers.items() if k in takes}).to(device), source
 
 
 def calibrate(adapter: Adapter, data: Any, run: Run, streams: ShiftStreams) -> None:

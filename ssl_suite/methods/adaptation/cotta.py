@@ -13,8 +13,8 @@ run repeats. Dropout stays off; batches below ``min_batch`` are not learned from
 
 Batch: ``x`` (B, ...) standardised; ``length`` (B,) where rows are padded; ``index`` (B,) seeds the views.
 
-Known limits: three sets of weights and up to 35 forward passes per batch, outside most latency budgets. Not better than
-TENT where labels are correlated.
+Known limits: three sets of weights and up to 35 forward passes per batch, outside most latency budgets. Worse than
+the source model where labels are correlated.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ off; batches below ``min_batch`` are not learned from.
 
 Batch: ``x`` (B, ...) standardised; ``length`` (B,) where rows are padded; ``index`` (B,) seeds the views.
 
-Known limits: the prior is that of the batch a sample comes in, so a prediction depends on its batch. Made for networks
-without batch norm where labels are correlated.
+Known limits: the prior is that of the batch a sample comes in, so a prediction depends on its batch. With batch norm
+the failures of batch statistics remain where labels are correlated.
 """
 
 from __future__ import annotations
