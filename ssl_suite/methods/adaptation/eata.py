@@ -76,7 +76,8 @@ class Eata(Adapter):
                          autocast=autocast)
         self.e0_factor, self.d_margin, self.momentum, self.steps = e0_factor, d_margin, momentum, steps
         self.fisher_weight, self.calibration = fisher_weight, fisher_samples
-        self.register_buffer("mean_probs", torch.zeros(linear_head(self.model).out_features))
+        weight = linear_head(self.model).weight
+        self.register_buffer("mean_probs", torch.zeros(len(weight), device=weight.device))
         self.anchor = TensorCopies(self.learning)
         self.fisher = TensorCopies(torch.zeros_like(p) for p in self.learning)
 

@@ -98,8 +98,8 @@ class Roid(Adapter):
                          autocast=autocast)
         self.views, self.view = copy.deepcopy(views) or Views(), view if views is not None else "clean"
         self.temperature, self.momentum, self.momentum_source = temperature, momentum, momentum_source
-        self.seed, k = seed, linear_head(self.model).out_features
-        self.register_buffer("mean_probs", torch.full((k,), 1.0 / k))
+        self.seed, weight = seed, linear_head(self.model).weight
+        self.register_buffer("mean_probs", torch.full((len(weight),), 1.0 / len(weight), device=weight.device))
         self.source = TensorCopies(self.learning)
 
     def predict(self, x: Tensor, length: Tensor | None = None) -> Tensor:

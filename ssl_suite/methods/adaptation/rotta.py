@@ -85,14 +85,14 @@ class RoTTA(Adapter):
         self.views, self.view = copy.deepcopy(views) or Views(), view if views is not None else "clean"
         self.update_every, self.nu, self.seed = update_every, nu, seed
         self.lambda_t, self.lambda_u = lambda_t, lambda_u
-        self.num_classes = linear_head(self.model).out_features
+        self.num_classes, at = linear_head(self.model).out_features, linear_head(self.model).weight.device
         self.blend = BlendedStatistics(self.model, alpha) if batch_norms(self.model) else None
         self.teacher = WeightCopies(self, "model.")
-        self.register_buffer("memory", torch.zeros(memory_size, *sample_shape))
-        self.register_buffer("lengths", torch.zeros(memory_size, dtype=torch.int64))
-        self.register_buffer("labels", torch.full((memory_size,), EMPTY))
-        self.register_buffer("uncertainty", torch.zeros(memory_size))
-        self.register_buffer("age", torch.zeros(memory_size))
+        self.register_buffer("memory", torch.zeros(memory_size, *sample_shape, device=at))
+        self.register_buffer("lengths", torch.zeros(memory_size, dtype=torch.int64, device=at))
+        self.register_buffer("labels", torch.full((memory_size,), EMPTY, device=at))
+        self.register_buffer("uncertainty", torch.zeros(memory_size, device=at))
+        self.register_buffer("age", torch.zeros(memory_size, device=at))
 
     def forward(self, x: Tensor, length: Tensor | None = None, stats: Statistics | None = None) -> Tensor:
         if self.blend is not None:

@@ -68,7 +68,7 @@ class Sar(Adapter):
                          optimizer or partial(torch.optim.SGD, lr=2.5e-4, momentum=0.9), stats=stats,
                          min_batch=min_batch, autocast=autocast)
         self.e0_factor, self.rho, self.reset_below, self.momentum = e0_factor, rho, reset_below, momentum
-        self.register_buffer("mean_loss", torch.tensor(torch.inf))  # inf: nothing seen yet
+        self.register_buffer("mean_loss", torch.tensor(torch.inf, device=self.learning[0].device))  # inf: nothing yet
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         x = asking_gradient(x)
