@@ -13,7 +13,7 @@ from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.methods.adaptation.rotta import EMPTY, RoTTA
 from ssl_suite.views import Views
 
-SIZE, LR, ALPHA, NU, SEED, K = 12, 0.5, 0.2, 0.1, 3, 3
+SIZE, LR, ALPHA, NU, SEED, K = 13, 0.5, 0.2, 0.1, 3, 3
 
 
 class Noise:
@@ -70,7 +70,7 @@ def contents(adapter: RoTTA) -> list[tuple]:
 def test_the_memory_equals_lists_per_class():
     adapter, lists, model = RoTTA(net(), sample_shape=(5,), memory_size=SIZE, update_every=10_000), Lists(), net().eval()
     sizes = set()
-    for seed in range(8):
+    for seed in range(16):
         x = batch(seed)
         p = model(x).softmax(1).detach()
         for row, q in zip(x, p, strict=True):
