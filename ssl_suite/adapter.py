@@ -36,7 +36,7 @@ class Adapter(nn.Module):
 
     Args:
         model: maps standardised samples, and ``length`` where rows are padded, to logits (B, K); copied.
-        select: parameters that learn, of the copy it is given.
+        select: parameters that learn, of the copy it is given; none where a method learns without gradients.
         optimizer: makes an optimizer from them.
         stats: batch-norm statistics: ``source`` (stored) or ``batch`` (of the samples at hand).
         min_batch: rows from which ``batch`` statistics are trusted; fewer use the stored ones and are not learned from.
@@ -45,8 +45,8 @@ class Adapter(nn.Module):
 
     order: ClassVar[Literal["predict_first", "adapt_first"]] = "predict_first"
     """Logits of `predict_and_adapt`: of the update's own forward pass, or of the updated weights."""
-
     seen: Tensor
+    used: Tensor | None = None  # rows behind the last update, where a method leaves some out
 
     def __init__(self, model: nn.Module, select: Callable[[nn.Module], list[nn.Parameter]],
                  optimizer: Callable[..., torch.optim.Optimizer], *, stats: Statistics = "source", min_batch: int = 16,
@@ -58,7 +58,7 @@ class Adapter(nn.Module):
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.fingerprint = fingerprint(self.model.state_dict())
         self.learning = [p.requires_grad_() for p in select(self.model)]
-        self.optimizer = optimizer(self.learning)
+        self.optimizer = optimizer([{"params": self.learning}])
         self.stats, self.autocast = stats, autocast
         self.min_batch = min_batch if stats == "batch" else 1
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
@@ -113,7 +113,7 @@ class Adapter(nn.Module):
                 with torch.no_grad():
                     return self(x, length, "source"), AdaptReport(loss.item(), 0, "skip", "non-finite loss or weights")
             self.seen += len(x)
-            return logits, AdaptReport(loss.item(), len(x))
+            return logits, AdaptReport(loss.item(), len(x) if self.used is None else int(self.used))
 
     def reset(self) -> None:
         """Back to the source model, bit by bit: weights, buffers, optimizer."""

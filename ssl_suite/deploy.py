@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import numpy as np
@@ -55,6 +55,11 @@ class Deployed(nn.Module):
     def backbone(self) -> nn.Module:
         """The network below the heads."""
         return self.method.encoder
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The classifier on top, where the method has one."""
+        return getattr(self.method, "head", None)
 
     @property
     def pretext(self) -> nn.Module | None:
@@ -156,9 +161,20 @@ def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tup
     source = Deployed(run.method).to(device)
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
-        takes_views = "views" in inspect.signature(factory.func).parameters
-        views = {"views": copy.deepcopy(run.method.views)} if takes_views else {}
-        return factory(source, **views).to(device), source
+        takes = inspect.signature(factory.func).parameters
+        offers = {"views": copy.deepcopy(run.method.views), "sample_shape": run.spec.shape}
+        return factory(source, **{k: v for k, v in offers.items() if k in takes}).to(device), source
+
+
+def calibrate(adapter: Adapter, data: Any, run: Run, streams: ShiftStreams) -> None:
+    """Show an adapter that asks for it so many clean training samples, without labels, before it is deployed."""
+    count = getattr(adapter, "calibration", 0)
+    if not count:
+        return
+    clean, device = copy.copy(streams), adapter.seen.device
+    clean.part, clean.limit = "train", count
+    batches = (moved({"y": batch["index"], **batch}, device)[:2] for batch in clean.batches(data, run.spec, CLEAN))
+    cast(Any, adapter).calibrate(batches)
 
 
 def summarise(config: dict[str, Any], run: Run, data: Any, outcomes: list[Outcome], clean: float,
@@ -288,6 +304,7 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
     adapter, source = build_adapter(config, run, device)
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     clean = clean_error(source, data, run, streams, device)
+    calibrate(adapter, data, run, streams)
     outcomes = run_streams(adapter, source, data, run, streams)
     adapter.save(folder / "adapter.pt")
     (folder / "pictures").mkdir(exist_ok=True)

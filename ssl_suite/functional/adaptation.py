@@ -1,4 +1,4 @@
-"""Losses of test-time adaptation: functions of logits alone."""
+"""Arithmetic of test-time adaptation: losses of logits alone, and means over the samples worth learning from."""
 
 from __future__ import annotations
 
@@ -17,3 +17,87 @@ def entropy(logits: Tensor) -> Tensor:
         Entropies, (B,), between 0 and ln K; the gradient flows through the probabilities and their logarithms.
     """
     return -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def hard_pseudo_label(logits: Tensor) -> Tensor:
+    """Cross-entropy with the most probable class: -ln p[argmax p], arXiv 2104.12928, section 2.
+
+    Args:
+        logits: (B, K).
+
+    Returns:
+        Losses, (B,); no gradient flows through the choice of class.
+    """
+    return -logits.log_softmax(dim=1).max(dim=1).values
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy -sum target ln p with soft targets.
+
+    Args:
+        logits: (B, K).
+        target: distributions, (B, K).
+
+    Returns:
+        Losses, (B,); the gradient flows through whatever of the two asks for it.
+    """
+    return -(target * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def soft_pseudo_label(logits: Tensor) -> Tensor:
+    """Cross-entropy with the own probabilities held fixed, arXiv 2104.12928, section 2.
+
+    Its value is the entropy; its gradient is zero, since a softmax that is its own target stands at the minimum. It
+    moves weights only where the target is of another forward pass than the logits.
+
+    Args:
+        logits: (B, K).
+
+    Returns:
+        Losses, (B,).
+    """
+    return soft_cross_entropy(logits, logits.detach().softmax(dim=1))
+
+
+def generalized_cross_entropy(logits: Tensor, q: float) -> Tensor:
+    """Robust pseudo-labelling (RPL): (1 - p[argmax p]^q) / q, arXiv 2104.12928, section 2.
+
+    Its gradient is that of the cross-entropy times p^q, so that unsure samples pull less.
+
+    Args:
+        logits: (B, K).
+        q: in (0, 1]; towards 0 it becomes the cross-entropy, at 1 the absolute error.
+
+    Returns:
+        Losses, (B,), between 0 and 1 / q; no gradient flows through the choice of class.
+    """
+    return (1.0 - (-q * hard_pseudo_label(logits)).exp()) / q
+
+
+def mean_of_kept(values: Tensor, keep: Tensor) -> Tensor:
+    """Mean over the rows that are kept, without waiting for the device to count them.
+
+    Args:
+        values: (B,).
+        keep: True for rows that count, (B,) bool.
+
+    Returns:
+        Scalar; 0 where no row is kept.
+    """
+    return (values * keep).sum() / keep.sum().clamp(min=1)
+
+
+def asking_gradient(x: Tensor) -> Tensor:
+    """Samples that ask for a gradient of their own, for methods that learn above frozen layers.
+
+    torch 2.12 on CPU crashes in GroupNorm's backward on channels-last maps whose own gradient nobody asks for, as below
+    the first layer that learns; asking for the gradient of the samples costs one convolution. `torch.autograd.grad` must
+    be given the samples among its inputs, or it leaves out their gradient after all.
+
+    Args:
+        x: samples (B, ...), float.
+
+    Returns:
+        The same samples, cut off from what made them.
+    """
+    return x.detach().requires_grad_()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import timm.layers
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -41,6 +43,78 @@ def select_parameters(model: nn.Module, kind: Selection = "norm_affine") -> list
                   "encoder": "attribute 'backbone'; choose params='all'", "all": "parameters"}[kind]
         raise ValueError(f"params={kind!r} selects nothing: {type(model).__name__} has no {remedy}")
     return chosen
+
+
+def select_lower_norms(model: nn.Module, skip_top: float) -> list[nn.Parameter]:
+    """Scales and shifts of all normalisation layers but the topmost, in the order in which the model lists its modules.
+
+    Args:
+        model: network in deployment.
+        skip_top: share of the layers, rounded up, that is left out; 0.25 leaves out the last three blocks and the final
+            norm of a ViT-B, 7 of 25 layers.
+
+    Raises:
+        ValueError: a share outside [0, 1), or one that leaves nothing.
+    """
+    if not 0.0 <= skip_top < 1.0:
+        raise ValueError(f"adapter.skip_top={skip_top} must lie in [0, 1); 0.25 leaves out the top quarter")
+    select_parameters(model)  # says so where there are none
+    layers = [m for m in model.modules() if isinstance(m, NORM_LAYERS) and [*m.parameters(recurse=False)]]
+    kept = layers[: len(layers) - math.ceil(skip_top * len(layers))]
+    if not kept:
+        raise ValueError(f"adapter.skip_top={skip_top} leaves none of the {len(layers)} normalisation layers of "
+                         f"{type(model).__name__}; set adapter.skip_top=0")
+    return [p for m in kept for p in m.parameters(recurse=False)]
+
+
+class BlendedStatistics:
+    """Batch norm by (1 - alpha) * stored + alpha * batch statistics, laid over the layers of a model by hooks.
+
+    The model is to stand in evaluation mode, ``set_statistics(model, "source")``. A hook moves and stretches what enters
+    a layer so that the layer's own arithmetic, by stored statistics, comes out as normalisation by the blend: layers
+    with a fused activation are served too. The gradient flows through the batch's part.
+
+    Args:
+        model: its layers get the hooks; the variance of a batch is the biased one.
+        alpha: share of the batch, in [0, 1].
+
+    Attributes:
+        active: whether the hooks do anything.
+        tracking: whether the blend becomes the stored statistics, a moving average with momentum ``alpha``.
+
+    Raises:
+        ValueError: the share lies outside, or no layer has stored statistics.
+    """
+
+    def __init__(self, model: nn.Module, alpha: float) -> None:
+        if not 0.0 <= alpha <= 1.0:
+            raise ValueError(f"adapter.alpha={alpha} must lie in [0, 1]; 0 is the source statistics, 1 the batch's")
+        layers = batch_norms(model)
+        if not layers:
+            raise ValueError(f"{type(model).__name__} has no batch norm with stored statistics to blend with the batch's; "
+                             "train one with batch norm, or adapt with model=tent, model=t3a or model=lame")
+        self.alpha, self.active, self.tracking = alpha, True, False
+        for layer in layers:
+            layer.register_forward_pre_hook(self._blend)
+
+    def _blend(self, layer: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not self.active:
+            return None
+        x, stored = args[0], (layer.running_mean, layer.running_var)
+        batch_var, batch_mean = torch.var_mean(x.to(stored[0].dtype), [d for d in range(x.ndim) if d != 1], correction=0)
+        mean, var = (torch.lerp(s, b, self.alpha) for s, b in zip(stored, (batch_mean, batch_var), strict=True))
+        if self.tracking:
+            for s, new in zip(stored, (mean, var), strict=True):
+                s.copy_(new.detach())
+        scale = ((stored[1] + layer.eps) / (var + layer.eps)).sqrt()
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        shift = stored[0] - mean * scale
+        return ((x * scale.view(shape) + shift.view(shape)).to(x.dtype), *args[1:])
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Batch-norm layers that have stored statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def set_statistics(model: nn.Module, kind: Statistics) -> None:

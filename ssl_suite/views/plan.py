@@ -94,6 +94,10 @@ class Views(nn.Module):
         valid = torch.arange(x.shape[-1], device=x.device) < length.view(-1, *(1,) * (x.ndim - 1))
         return x * valid
 
+    def redraw(self, x: Tensor, kind: str, draw: Draw, length: Tensor | None = None) -> Tensor:
+        """One kind applied to samples that are standardised already."""
+        return self.apply_kind(x * self.std + self.mean, kind, draw, length)
+
     def extra_repr(self) -> str:
         def names(ops: Sequence[Any]) -> str:
             return ", ".join(type(op).__name__ for op in ops)

@@ -26,6 +26,7 @@ from tests.configs import CONFIGS, composed, names
 from tests.runs import images, run, tiny_data
 
 PATHLESS = ("digits", "series", "spoken", "spoken_text")
+NEED_BATCH_NORM = ("bn_adapt",)
 FREE = ("callbacks", "logger", "data.views", "data.test_where")
 """Mappings whose names the user chooses."""
 
@@ -149,8 +150,9 @@ def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", adapters())
 def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
     source = name if name in trained() else "supervised"
-    trained_run = run(tmp_path / "run", f"model={source}", "data=digits", "backbone=vit_digits" if "mae" in name else
-                      "backbone=cifar_resnet_tiny")
+    backbone = ["backbone=vit_digits"] if "mae" in name else ["backbone=cifar_resnet_tiny"]
+    backbone += ["backbone.norm=batch"] if name in NEED_BATCH_NORM else []
+    trained_run = run(tmp_path / "run", f"model={source}", "data=digits", *backbone)
     cfg = composed(f"model={name}", f"checkpoint={trained_run}", "seed=0", "stream=digits", "stream.shifts=[gaussian_noise,clean]",
                    "stream.limit=32", "stream.batch_size=16", program="adapt")
     if "steps" in cfg["adapter"]:
