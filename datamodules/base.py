@@ -45,6 +45,9 @@ class SourceDataModule(L.LightningDataModule):
                  labels: int | None = None, label_noise: float = 0.0, mu: int = 7, val_fraction: float = 0.1,
                  steps_per_epoch: int | None = None, frames: int | None = None) -> None:
         super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("mu", mu, 1)):
+            if value < least:
+                raise ValueError(f"data.{name} must be at least {least}, got {value}")
         self.batch_size, self.num_workers, self.seed, self.mu, self.frames = batch_size, num_workers, seed, mu, frames
         self.labels_per_class, self.labels, self.label_noise = labels_per_class, labels, label_noise
         self.val_fraction, self.steps_per_epoch = val_fraction, steps_per_epoch

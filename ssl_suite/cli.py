@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import os
 import re
@@ -78,6 +79,11 @@ def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) 
             if traceback:
                 raise
             stop(explain(error, config_name, sys.argv[1:]), 1)
+        except ValueError as error:
+            if traceback or "Config group override must be" not in str(error):
+                raise
+            empty = next((o.split("=")[0] for o in sys.argv[1:] if o.endswith("=null")), "GROUP")
+            stop(f"{empty}=null: a group needs a choice; leave it out with ~{empty}", 1)
 
     return main
 
@@ -118,7 +124,9 @@ def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str
         return text
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
-        return f"unknown key '{key[1]}'{nearest(key[1], known_keys(config_name, overrides))}"
+        keys = known_keys(config_name, overrides)
+        beside = {k for k in keys if k.rpartition(".")[0] == key[1].rpartition(".")[0]} or {k.split(".")[0] for k in keys}
+        return f"unknown key '{key[1]}'{nearest(key[1], keys if difflib.get_close_matches(key[1], keys) else beside)}"
     return text.splitlines()[0] if text else repr(error)
 
 

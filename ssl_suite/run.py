@@ -14,6 +14,7 @@ import hydra
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
@@ -43,7 +44,7 @@ def building(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {str(cause).strip().splitlines()[0]}") from error
     except ConfigError:
         raise
-    except (ValueError, FileNotFoundError, ImportError, KeyError) as error:
+    except (ValueError, FileNotFoundError, ImportError, KeyError, MisconfigurationException) as error:
         raise ConfigError(f"{what}: {error.args[0] if error.args else error}") from error
 
 
