@@ -34,6 +34,7 @@ MODELS = {
     "mixup": ("model=finetune", "model.mixup=0.8", "data.batch_size=128"),
     "two processes": ("model=simclr", "data.batch_size=64", "trainer=ddp", "trainer.accelerator=cpu",
                       "trainer.devices=2"),
+    "sharded": ("model=byol", "data.batch_size=64", "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"),
 }
 """An average of weights; labelled beside unlabelled batches; numbers from a global generator; two processes."""
 
@@ -56,7 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.mark.parametrize(("model", "workers", "step"), [
     ("byol", 0, 4), ("byol", 2, 12), ("byol", 2, PER_EPOCH), ("fixmatch", 0, 2 * PER_EPOCH), ("fixmatch", 2, 10),
-    ("two processes", 1, 10)])
+    ("two processes", 1, 10), ("sharded", 0, 10)])
 def test_killed_run_ends_the_same(model: str, workers: int, step: int, whole: Callable[[str], Path],
                                   tmp_path: Path) -> None:
     overrides = (*MODELS[model], *TINY, f"data.num_workers={workers}")
