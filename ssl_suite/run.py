@@ -236,9 +236,10 @@ def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer,
     """One line of what will run."""
     params = sum(p.numel() for p in method.parameters() if p.requires_grad)
     train = len(data.parts["train"][1])
+    few = f" ({len(data.labeled)} labelled)" if data.form != "unlabeled" and len(data.labeled) < train else ""
     device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
     Console(soft_wrap=True).print(
-        f"[bold]{cfg['name']}[/]: {type(method).__name__} · {train} {data.modality} · {type(method.backbone).__name__} · "
+        f"[bold]{cfg['name']}[/]: {type(method).__name__} · {train} {data.modality}{few} · {type(method.backbone).__name__} · "
         f"{params / 1e6:.2f} M parameters · {device} · {trainer.precision} · {folder}")
 
 
@@ -365,6 +366,8 @@ def next_commands(tags: Tags, folder: Path, data: str) -> list[str]:
     """What a user may want to type after a run."""
     if tags.target == "class":
         return [f"python adapt.py model=tent checkpoint={folder} data={data}", f"python scripts/export.py {folder}"]
+    if tags.target == "text":
+        return [f"python scripts/evaluate.py {folder} --protocol test", f"python scripts/export.py {folder}"]
     if tags.task == "pretraining" and tags.backbone == "waveform":
         return [f"python train.py model=ctc data={data} init_from={folder}"]
     return [f"python train.py model=finetune data={data} init_from={folder} data.labels_per_class=4",
