@@ -123,19 +123,29 @@ def test_what_a_policy_remembers_is_saved_with_the_size_of_the_data(tmp_path: Pa
     assert 16 < (learnt > UNSEEN).sum() <= 32  # two batches of 16; a few samples may come twice
 
 
-@pytest.mark.parametrize(("name", "modality"), cases())
-def test_two_steps(name: str, modality: str, tmp_path: Path) -> None:
+def two_steps(name: str, modality: str, folder: Path, *overrides: str) -> None:
+    """A run of two batches ends with a sound summary and one checkpoint."""
     tags = locate(raw("model", name)["model"]["_target_"], name).tags
-    data = tiny_data(modality, tmp_path, tags.target == "text")
+    data = tiny_data(modality, folder, tags.target == "text")
     labels = ["data.labels_per_class=2"] if tags.batch == "semi" else []
     extra = ["callbacks.pictures=null"] if modality != "images" else []
-    folder = run(tmp_path / "run", f"model={name}", *data, *labels, *extra)
-    summary = json.loads((folder / "summary.json").read_text())
+    done = run(folder / "run", f"model={name}", *data, *labels, *extra, *overrides)
+    summary = json.loads((done / "summary.json").read_text())
     check_summary(summary)
     assert summary["modality"] == modality
     assert all(math.isfinite(value) for value in summary["scores"].values()), summary["scores"]
-    steps = [p.name for p in (folder / "checkpoints").glob("*.ckpt")]
-    assert steps == ["step=0000002.ckpt"]
+    assert [p.name for p in (done / "checkpoints").glob("*.ckpt")] == ["step=0000002.ckpt"]
+
+
+@pytest.mark.parametrize(("name", "modality"), cases())
+def test_two_steps(name: str, modality: str, tmp_path: Path) -> None:
+    two_steps(name, modality, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "modality"), cases())
+def test_two_steps_in_bfloat16(name: str, modality: str, tmp_path: Path) -> None:
+    two_steps(name, modality, tmp_path, "trainer.precision=bf16-mixed")
 
 
 def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
