@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_suite.run import load_exported, load_run
+from datamodules.images.digits import DigitsDataModule
+from ssl_suite.config import ConfigError
+from ssl_suite.run import load_exported, load_run, objective
 from ssl_suite.summary import check_summary
 from tests.runs import run, tiny_data
 
@@ -158,3 +160,16 @@ def test_an_installed_wheel_outside_the_checkout(tmp_path: Path) -> None:
         check_summary(summary)
         assert summary["commit"] == "unknown", "an installed package lies in no checkout"
     assert "variance" in program("train", "--config-dir", "my_configs", "--help")
+
+
+def test_a_sweep_names_a_score_that_the_run_has() -> None:
+    assert objective({"objective": "knn"}, {"knn": 0.5}) == 0.5
+    assert objective({"objective": None}, {"knn": 0.5}) is None
+    with pytest.raises(ConfigError, match="objective=knnn is none of this run's scores; did you mean 'knn'"):
+        objective({"objective": "knnn"}, {"knn": 0.5})
+
+
+@pytest.mark.parametrize(("name", "value", "least"), [("batch_size", 0, 1), ("num_workers", -1, 0), ("mu", 0, 1)])
+def test_sizes_of_batches_are_checked_at_once(name: str, value: int, least: int) -> None:
+    with pytest.raises(ValueError, match=rf"data\.{name} must be at least {least}, got {value}"):
+        DigitsDataModule(**{name: value})

@@ -36,7 +36,8 @@ MODELS = {
                       "trainer.devices=2"),
     "sharded": ("model=byol", "data.batch_size=64", "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"),
 }
-"""An average of weights; labelled beside unlabelled batches; numbers from a global generator; two processes."""
+"""An average of weights; labelled beside unlabelled batches; numbers from a global generator; two processes, with whole
+and with sharded weights."""
 
 PER_EPOCH, LAST = 8, 24
 

@@ -176,7 +176,7 @@ class TTTAdapter(Adapter):
         return torch.cat([logits for logits, _ in results]), report
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, None]:
-        x = (x * self.views.std + self.views.mean).repeat_interleave(self.copies, 0)
+        x = x.repeat_interleave(self.copies, 0)
         length = None if length is None else length.repeat_interleave(self.copies)
         model: Any = self.model.eval()
         for step in range(self.steps):
@@ -184,7 +184,7 @@ class TTTAdapter(Adapter):
             view, task = (Draw(sample_keys(self.seed, epoch, index, stream)).copies(self.copies)
                           for stream in (0, PRETEXT_STREAM))
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast is not None):
-                copies = self.views.apply_kind(x, self.view, view, length)
+                copies = self.views.redraw(x, self.view, view, length)
                 loss, _ = model.pretext(model.backbone, copies, task, length)
             self.learn(loss)
         return loss, None
