@@ -98,7 +98,7 @@ class Eata(Adapter):
                 count += 1
             for f, s in zip(self.fisher.tensors, sums, strict=True):
                 f.copy_(s / max(count, 1))
-            self._source = {}  # what `reset` goes back to has the weights from now on
+            self.origin = {}  # what `reset` goes back to has the weights from now on
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         x = asking_gradient(x)
