@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssl_suite.adapter import Adapter
 from ssl_suite.functional.adaptation import dependence, effective_classes
+from ssl_suite.nn.norm import batch_norms
 
 BLOCK = 32
 """Consecutive samples whose mean prediction is compared with that of the others."""
@@ -79,7 +80,7 @@ class CollapseGuard:
         self.seen = torch.cat([self.seen.to(source), source.softmax(1)])[-self.window :]
         if self.disabled:
             return f"switched off after {self.max_resets} collapses; reset() switches it on again"
-        assumes = "shuffled" if adapter.stats == "batch" else adapter.assumes
+        assumes = "shuffled" if adapter.stats == "batch" and batch_norms(adapter.model) else adapter.assumes
         if assumes is None:
             return ""
         found = float(dependence(self.seen, BLOCK))
@@ -100,7 +101,7 @@ class CollapseGuard:
         self.updates += 1
         both = torch.stack([adapted.softmax(1), source.softmax(1)], 1)
         self.pairs = torch.cat([self.pairs.to(both), both])[-self.window :]
-        if reason := self.collapsed():
+        if adapter.learning and (reason := self.collapsed()):
             self.resets += 1
             self.pairs, self.disabled = self.pairs[:0], self.resets >= self.max_resets
             self.go_back(adapter, {})

@@ -125,7 +125,7 @@ class Stream:
 
     def by_source(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Logits (B, K) of the source model."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.adapter.autocast is not None):
             return (self.source(x) if length is None else self.source(x, length)).float()
 
     def check(self, x: Tensor) -> None:
