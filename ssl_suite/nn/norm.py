@@ -110,7 +110,7 @@ class BlendedStatistics:
 
 
 class InstanceAwareStatistics:
-    """Batch norm corrected per sample where the sample's own statistics are surely others: NOTE, arXiv 2208.05117, section 3.1.
+    """Batch norm corrected per sample where the sample's own statistics are surely others: NOTE, arXiv 2208.05117.
 
     Laid over the layers of a model by hooks, as `BlendedStatistics` is. With mu and sigma^2 of the layer (stored, or of
     the batch while ``tracking``) and the N positions of a channel, a sample's mean and variance count by as much as they
