@@ -58,13 +58,16 @@ def peer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Imp
     def load(name: str, module: str) -> ModuleType:
         if name not in given:
             pytest.skip(f"no checkout of the authors' code: give --peer {name}=FOLDER")
-        folder = Path(given[name]) / FOLDERS[name]
+        folder = Path(given[name]).resolve() / FOLDERS[name]
         if not folder.is_dir():
             pytest.fail(f"--peer {name}={given[name]}: there is no folder {folder}")
         monkeypatch.syspath_prepend(folder)
+        before = {*sys.modules}
         loaded = importlib.import_module(module)
-        for other in [n for n, m in sys.modules.items() if str(folder) in (getattr(m, "__file__", None) or "")]:
-            del sys.modules[other]
+        for other in {*sys.modules} - before:
+            spec = sys.modules[other].__spec__
+            if spec and any(str(folder) in str(place) for place in (spec.origin, *(spec.submodule_search_locations or ()))):
+                del sys.modules[other]
         return loaded
 
     return load
