@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -88,20 +90,28 @@ def mean_of_kept(values: Tensor, keep: Tensor) -> Tensor:
     return (values * keep).sum() / keep.sum().clamp(min=1)
 
 
-def asking_gradient(x: Tensor) -> Tensor:
-    """Samples that ask for a gradient of their own, for methods that learn above frozen layers.
+def asking_gradient(x: Tensor, model: nn.Module) -> Tensor:
+    """Samples that ask for a gradient of their own where torch needs it, for methods that learn above frozen layers.
 
     torch 2.12 on CPU crashes in GroupNorm's backward on channels-last maps whose own gradient nobody asks for, as below
-    the first layer that learns; asking for the gradient of the samples costs one convolution. `torch.autograd.grad` must
-    be given the samples among its inputs, or it leaves out their gradient after all.
+    the first layer that learns; asking for the gradient of the samples costs one convolution. See `gradients`.
 
     Args:
         x: samples (B, ...), float.
+        model: what they go through.
 
     Returns:
         The same samples, cut off from what made them.
     """
-    return x.detach().requires_grad_()
+    return x.detach().requires_grad_(x.device.type == "cpu" and any(isinstance(m, nn.GroupNorm) for m in model.modules()))
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor], x: Tensor) -> Sequence[Tensor]:
+    """Gradients of a loss with respect to parameters, taken past samples that `asking_gradient` made.
+
+    `torch.autograd.grad` leaves out the gradient of samples that are not among its inputs, however they ask.
+    """
+    return torch.autograd.grad(loss, [*parameters, x] if x.requires_grad else parameters)[: len(parameters)]
 
 
 def effective_classes(probs: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class Note(Adapter):
         rows = self.memory.rows()
         self.norm.tracking = True
         try:
-            logits = self(asking_gradient(self.memory.samples[rows]), self.memory.lengths[rows] if ragged else None)
+            logits = self(asking_gradient(self.memory.samples[rows], self.model), self.memory.lengths[rows] if ragged else None)
         finally:
             self.norm.tracking = False
         loss = entropy(logits).mean()

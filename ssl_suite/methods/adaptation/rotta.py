@@ -137,7 +137,7 @@ class RoTTA(Adapter):
         try:
             with torch.no_grad():
                 target = self.teacher.run(self, x, length).softmax(1)
-            logits = self(asking_gradient(self.views.redraw(x, self.view, draw, length)), length)
+            logits = self(asking_gradient(self.views.redraw(x, self.view, draw, length), self.model), length)
         finally:
             if self.blend is not None:
                 self.blend.tracking = False

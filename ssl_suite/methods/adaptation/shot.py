@@ -76,7 +76,7 @@ class Shot(Adapter):
         self.threshold, self.label_weight = threshold, label_weight
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self(asking_gradient(x), length)
+        logits = self(asking_gradient(x, self.model), length)
         probs = logits.softmax(1)
         mean = probs.mean(0)
         spread = -(mean * mean.clamp(min=1e-12).log()).sum()
