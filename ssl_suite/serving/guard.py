@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,37 +20,39 @@ REMEMBERED = ("seen", "pairs", "alike", "disabled", "resets", "updates", "good",
 
 
 class CollapseGuard:
-    """Watches the predictions of an adapter beside those of its source model, and steps in where adapting does harm.
+    """Watches the predictions of an adapter beside those it would make had it learned nothing, and steps in where it does harm.
 
     Three signs, none of which needs a label:
 
     - **Neighbours that are alike.** Where the predicted class depends on when a sample came (`dependence`, measured on the
-      source model's predictions), statistics of a batch are those of a class. An adapter that ``assumes`` a shuffled stream
-      is set aside there, and one that assumes a correlated stream is used only there: the source model predicts instead,
-      and nothing is learned, until the sign is gone.
-    - **Few classes.** Adapted predictions that spread over far fewer classes than the source model's on the same samples
-      have collapsed: back to the source, with a third of the learning rate; the fourth time for good.
-    - **Far from home.** Learned tensors further from the source's than ``max_drift`` of their norm: back to the last good
-      state, or to the source where this was no better.
+      source model's predictions), statistics of a batch are those of a class. An adapter that relies on a shuffled stream,
+      by the statistics of batches, is set aside there, and one that ``assumes`` a correlated stream is used only there: the
+      source model predicts instead, and nothing is learned, until the sign is gone.
+    - **Fewer classes.** Predictions that spread over fewer classes than without learning, on the same samples, are on the way
+      to collapse: back to the source, with a third of the learning rate; after the last time nothing is learned any more.
+    - **Far from home.** Learned tensors further from the source's than a share of their norm: back to the last good state,
+      or to the source where there is none.
 
     An optional fourth, ``probe``, are stored samples of the source's kind with labels: where the adapter's accuracy on them
     has fallen, it goes back to the last good state.
 
+    Cost: a forward pass of the source model for every batch, and one of the adapter without learning for every other one.
+
     Args:
         window: samples the first two signs look back over.
         max_dependence: nats of `dependence` above which neighbours count as alike; half of it ends the state.
-        min_spread: effective classes of the adapter as a share of the source model's, below which it has collapsed.
+        min_spread: effective classes of the predictions as a share of those without learning.
         max_drift: distance from the source as a share of its norm.
-        max_resets: after so many collapses the adapter is switched off.
+        max_resets: after so many collapses nothing is learned any more.
         probe: samples (n, ...) and their classes (n,), at most a few hundred.
-        probe_every: updates from one look at them to the next.
+        probe_every: updates from one look at them, and from one good state kept, to the next.
         max_drop: loss of accuracy on them, as a share, that is let pass.
 
     Raises:
         ValueError: a number out of range.
     """
 
-    def __init__(self, *, window: int = 512, max_dependence: float = 0.1, min_spread: float = 0.7, max_drift: float = 0.5,
+    def __init__(self, *, window: int = 512, max_dependence: float = 0.1, min_spread: float = 0.9, max_drift: float = 0.5,
                  max_resets: int = 4, probe: tuple[Tensor, Tensor] | None = None, probe_every: int = 100,
                  max_drop: float = 0.05) -> None:
         if window < 4 * BLOCK or max_resets < 1 or probe_every < 1:
@@ -78,8 +81,6 @@ class CollapseGuard:
             source: logits of the source model, (B, K).
         """
         self.seen = torch.cat([self.seen.to(source), source.softmax(1)])[-self.window :]
-        if self.disabled:
-            return f"switched off after {self.max_resets} collapses; reset() switches it on again"
         assumes = "shuffled" if adapter.stats == "batch" and batch_norms(adapter.model) else adapter.assumes
         if assumes is None:
             return ""
@@ -90,39 +91,40 @@ class CollapseGuard:
         return (f"neighbours in the stream are {'alike' if self.alike else 'not alike'} ({found:.2f} nats), and "
                 f"{type(adapter).__name__} is for {assumes} streams")
 
-    def judge(self, adapter: Adapter, adapted: Tensor, source: Tensor) -> tuple[str, str]:
-        """Action and reason after an update, and the action taken: ``ok``, ``rollback``, ``reset`` or ``disable``.
+    def judge(self, adapter: Adapter, adapted: Tensor, still: Callable[[], Tensor]) -> tuple[str, str]:
+        """Verdict on an update, and its reason; what the verdict says is done.
 
         Args:
             adapter: as it stands after the update.
             adapted: its logits, (B, K).
-            source: those of the source model.
+            still: gives those it had made without learning.
         """
         self.updates += 1
-        both = torch.stack([adapted.softmax(1), source.softmax(1)], 1)
-        self.pairs = torch.cat([self.pairs.to(both), both])[-self.window :]
-        if adapter.learning and (reason := self.collapsed()):
-            self.resets += 1
-            self.pairs, self.disabled = self.pairs[:0], self.resets >= self.max_resets
-            self.go_back(adapter, {})
-            return ("disable" if self.disabled else "reset"), reason
+        if not adapter.learning:
+            return "ok", ""
+        if self.updates % 2:
+            both = torch.stack([adapted.softmax(1), still().softmax(1)], 1)
+            self.pairs = torch.cat([self.pairs.to(both), both])[-self.window :]
+            if reason := self.collapsed():
+                self.resets += 1
+                self.pairs, self.disabled = self.pairs[:0], self.resets >= self.max_resets
+                self.go_back(adapter, {})
+                return ("disable" if self.disabled else "reset"), reason
         if reason := self.strayed(adapter):
-            home = not self.good
+            verdict = "rollback" if self.good else "reset"
             self.go_back(adapter, self.good)
             self.good = {}
-            return ("reset" if home else "rollback"), reason
+            return verdict, reason
         if self.updates % self.probe_every == 0:
             self.good = adapter.state_dict()
         return "ok", ""
 
     def collapsed(self) -> str:
-        """The sign of few classes, or nothing."""
+        """The sign of fewer classes, or nothing."""
         if len(self.pairs) < 4 * BLOCK:
             return ""
-        mine, theirs = (float(effective_classes(self.pairs[:, i])) for i in (0, 1))
-        if mine >= self.min_spread * theirs:
-            return ""
-        return f"adapted predictions spread over {mine:.1f} classes, the source model's over {theirs:.1f}"
+        now, before = (float(effective_classes(self.pairs[:, i])) for i in (0, 1))
+        return f"predictions spread over {now:.1f} classes, {before:.1f} without learning" if now < self.min_spread * before else ""
 
     def strayed(self, adapter: Adapter) -> str:
         """The signs of a long way from home and of forgetting, or nothing."""

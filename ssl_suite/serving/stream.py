@@ -54,7 +54,7 @@ class Stream:
         self.shape = None if shape is None else tuple(shape)
         self.counts: Counter[str] = Counter()
         self.lock, self.idle = threading.RLock(), [(0, adapter.clone())]
-        self.pattern = adapter.clone()
+        self.still = adapter.clone()
         self.published = Published(0, {}, False)
 
     def predict(self, x: Tensor, length: Tensor | None = None) -> Tensor:
@@ -71,7 +71,7 @@ class Stream:
         try:
             version, reader = self.idle.pop()
         except IndexError:
-            version, reader = -1, self.pattern.clone()
+            version, reader = -1, self.still.clone()
         if version != state.version:
             with torch.no_grad():
                 for name, t in reader.tensors().items():
@@ -110,6 +110,8 @@ class Stream:
         if source is not None and self.guard is not None and (reason := self.guard.objects(self.adapter, source)):
             self.publish(aside=True)
             return source, AdaptReport(0.0, 0, "skip", reason)
+        if self.guard is not None and self.guard.disabled:
+            return self.adapter.predict(x, length), AdaptReport(0.0, 0, "skip", "learning was switched off; reset() switches it on")
         if reason := self.budget.refuses(x):
             return self.adapter.predict(x, length), AdaptReport(0.0, 0, "skip", reason)
         start = time.perf_counter()
@@ -117,10 +119,10 @@ class Stream:
             logits, report = self.adapter.predict_and_adapt(x, length, index)
         self.budget.spent(1e3 * (time.perf_counter() - start))
         if source is not None and self.guard is not None and report.verdict == "ok":
-            verdict, reason = self.guard.judge(self.adapter, logits, source)
+            verdict, reason = self.guard.judge(self.adapter, logits, lambda: self.still.predict(x, length))
             if verdict != "ok":
-                logits, report = source, replace(report, verdict=verdict, reason=reason)
-        self.publish(aside=report.verdict == "disable")
+                logits, report = self.still.predict(x, length), replace(report, verdict=verdict, reason=reason)
+        self.publish(aside=False)
         return logits, report
 
     def by_source(self, x: Tensor, length: Tensor | None = None) -> Tensor:
