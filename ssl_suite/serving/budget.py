@@ -52,7 +52,7 @@ class Budget:
         over = self.max_ms is not None and ms > self.max_ms
         self.streak = self.streak + 1 if over else 0
         if self.max_ms is not None and over:
-            self.pause = min(LONGEST_PAUSE, 2 ** (self.streak - 1) * int(ms / self.max_ms))
+            self.pause = min(LONGEST_PAUSE, 2 ** min(self.streak - 1, 6) * int(ms / self.max_ms))
 
     @contextmanager
     def measured(self, x: Tensor, weights: Iterable[Tensor]) -> Iterator[None]:

@@ -14,13 +14,14 @@ from pathlib import Path
 from torch import nn
 
 from ssl_suite.adapter import Adapter
+from ssl_suite.io.checkpoints import intact
 from ssl_suite.serving.budget import Budget
 from ssl_suite.serving.guard import CollapseGuard
 from ssl_suite.serving.stream import Stream
 
 logger = logging.getLogger(__name__)
 
-REFUSED = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError, pickle.UnpicklingError)
+REFUSED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OSError, EOFError, pickle.UnpicklingError)
 """What reading a state raises that is damaged, hostile, or of another model."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -56,54 +57,87 @@ class Deployment:
         self.guard, self.budget, self.shape, self.max_streams = guard, budget, shape, max_streams
         self.folder = None if folder is None else Path(folder)
         self.streams: OrderedDict[str, Stream] = OrderedDict()
-        self.lock = threading.Lock()
+        self.lock, self.files = threading.Lock(), threading.Lock()  # the second, held for longer, is taken first
 
     def stream(self, name: str = "default") -> Stream:
         """The stream of this name, new ones at the source model or, with a folder, where they left off.
+
+        Waits where a stream is opened or stored, and never for one that is held already.
 
         Raises:
             ValueError: a name that is no file name.
         """
         if not NAME.fullmatch(name):
             raise ValueError(f"stream name {name!r}: give 1 to 64 letters, digits, '_', '-' or '.', a letter or digit first")
-        with self.lock:
-            if name not in self.streams:
-                self.streams[name] = self._open(name)
-            self.streams.move_to_end(name)
-            while len(self.streams) > self.max_streams:
-                self._leave(*self.streams.popitem(last=False))
-            return self.streams[name]
+        if held := self._held(name):
+            return held
+        with self.files:
+            if held := self._held(name):
+                return held
+            stream, leaving = self._open(name), []
+            with self.lock:
+                self.streams[name] = stream
+                while len(self.streams) > self.max_streams:
+                    leaving.append(self.streams.popitem(last=False))
+            for left in leaving:
+                self._leave(*left)
+            return stream
 
     def drop(self, name: str) -> None:
         """Forget a stream, its stored state included."""
-        with self.lock:
-            self.streams.pop(name, None)
+        with self.files:
+            with self.lock:
+                self.streams.pop(name, None)
             if self.folder is not None and NAME.fullmatch(name):
-                (self.folder / f"{name}.pt").unlink(missing_ok=True)
+                self._path(name).unlink(missing_ok=True)
 
-    def save(self) -> None:
-        """Write the states of all streams to the folder, where there is one."""
+    def save(self, *names: str) -> None:
+        """Write the states of the streams named, or of all, to the folder, where there is one.
+
+        Raises:
+            OSError: a state could not be written; its older file stays.
+        """
+        with self.files:
+            with self.lock:
+                held = [(name, stream) for name, stream in self.streams.items() if not names or name in names]
+            for name, stream in held:
+                self._write(name, stream)
+
+    def _held(self, name: str) -> Stream | None:
         with self.lock:
-            for name, stream in self.streams.items():
-                self._leave(name, stream)
+            if name in self.streams:
+                self.streams.move_to_end(name)
+            return self.streams.get(name)
+
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{name}.pt"
 
     def _open(self, name: str) -> Stream:
-        path = None if self.folder is None else self.folder / f"{name}.pt"
-        if path is not None and path.is_file():
-            try:
-                stream = self._new()
-                stream.load(path)
-                return stream
-            except REFUSED as error:
-                aside = path.rename(path.with_suffix(".refused"))
-                logger.warning("stream %s starts from the source model, its state in %s was refused: %s", name, aside, error)
-        return self._new()
+        if self.folder is None or not (path := self._path(name)).is_file():
+            return self._new()
+        try:
+            if not intact(path):
+                raise ValueError("the file is damaged")
+            stream = self._new()
+            stream.load(path)
+            return stream
+        except REFUSED as error:
+            aside = path.replace(path.with_suffix(".refused"))
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            logger.warning("stream %s starts from the source model, its state was refused and is now %s: %s", name, aside, why)
+            return self._new()
 
     def _new(self) -> Stream:
         guard = None if self.guard is None else self.guard()
         return Stream(self.origin.clone(), self.source, guard=guard, budget=self.budget(), shape=self.shape)
 
     def _leave(self, name: str, stream: Stream) -> None:
+        try:
+            self._write(name, stream)
+        except (OSError, RuntimeError) as error:  # torch tells a full disk by the latter
+            logger.error("stream %s left and its state could not be stored: %s", name, error)
+
+    def _write(self, name: str, stream: Stream) -> None:
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stream.save(self.folder / f"{name}.pt")
+            stream.save(self._path(name))

@@ -53,9 +53,9 @@ class Stream:
         self.adapter, self.source, self.guard, self.budget = adapter, source, guard, budget or Budget()
         self.shape = None if shape is None else tuple(shape)
         self.counts: Counter[str] = Counter()
-        self.lock, self.idle = threading.RLock(), [(0, adapter.clone())]
-        self.still = adapter.clone()
-        self.published = Published(0, {}, False)
+        self.lock, self.tally = threading.RLock(), threading.Lock()
+        self.still, self.idle = adapter.clone(), [(0, adapter.clone())]
+        self.published = Published(0, copies(adapter), False)
 
     def predict(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Logits (B, K) by the last finished update. No change of state.
@@ -65,7 +65,7 @@ class Stream:
         """
         self.check(x)
         state = self.published
-        self.counts["predicted"] += len(x)
+        self.count(predicted=len(x))
         if state.aside:
             return self.by_source(x, length)
         try:
@@ -100,19 +100,25 @@ class Stream:
             start = time.perf_counter()
             logits, report = self._step(x, length, index)
             report = replace(report, ms=1e3 * (time.perf_counter() - start))
-            self.counts.update({report.verdict: 1, "predicted": len(x), "learned": report.n_used})
+            self.count(**{report.verdict: 1}, predicted=len(x), learned=report.n_used)
             if report.verdict != "ok":
                 logger.info("%s: %s", report.verdict, report.reason)
             return logits, report
 
     def _step(self, x: Tensor, length: Tensor | None, index: Tensor | None) -> tuple[Tensor, AdaptReport]:
-        source = self.by_source(x, length) if self.guard is not None and len(x) else None
+        if not len(x):
+            return self.by_source(x, length), AdaptReport(0.0, 0, "skip", "no samples")
+        source = self.by_source(x, length) if self.guard is not None else None
+        if source is not None and not source.isfinite().all():
+            return source, AdaptReport(0.0, 0, "skip", "non-finite logits of the source model")
         if source is not None and self.guard is not None and (reason := self.guard.objects(self.adapter, source)):
             self.publish(aside=True)
             return source, AdaptReport(0.0, 0, "skip", reason)
         if self.guard is not None and self.guard.disabled:
             return self.adapter.predict(x, length), AdaptReport(0.0, 0, "skip", "learning was switched off; reset() switches it on")
         if reason := self.budget.refuses(x):
+            if self.published.aside:
+                self.publish(aside=False)
             return self.adapter.predict(x, length), AdaptReport(0.0, 0, "skip", reason)
         start = time.perf_counter()
         with self.budget.measured(x, self.adapter.parameters()):
@@ -121,7 +127,7 @@ class Stream:
         if source is not None and self.guard is not None and report.verdict == "ok":
             verdict, reason = self.guard.judge(self.adapter, logits, lambda: self.still.predict(x, length))
             if verdict != "ok":
-                logits, report = self.still.predict(x, length), replace(report, verdict=verdict, reason=reason)
+                logits, report = self.still.predict(x, length), replace(report, n_used=0, verdict=verdict, reason=reason)
         self.publish(aside=False)
         return logits, report
 
@@ -142,8 +148,12 @@ class Stream:
         """Let readers go by the adapter as it stands, or by the source model."""
         if aside and self.published.aside:
             return
-        tensors = {} if aside else {name: t.detach().clone() for name, t in self.adapter.tensors().items()}
-        self.published = Published(self.published.version + 1, tensors, aside)
+        self.published = Published(self.published.version + 1, {} if aside else copies(self.adapter), aside)
+
+    def count(self, **numbers: int) -> None:
+        """Add to `counts`, from whatever thread."""
+        with self.tally:
+            self.counts.update(numbers)
 
     def reset(self) -> None:
         """Back to the source model, bit by bit; the guard forgets what it saw."""
@@ -154,9 +164,10 @@ class Stream:
             self.publish(aside=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """What adapting changed and what the guard remembers."""
+        """What adapting changed, what the guard remembers, and whether readers go by the source model."""
         with self.lock:
-            return {"adapter": self.adapter.state_dict(), "guard": {} if self.guard is None else self.guard.state_dict()}
+            return {"adapter": self.adapter.state_dict(), "guard": {} if self.guard is None else self.guard.state_dict(),
+                    "aside": self.published.aside}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state; raises ValueError where it belongs to another adapter or other source weights."""
@@ -164,7 +175,7 @@ class Stream:
             self.adapter.load_state_dict(state["adapter"])
             if self.guard is not None:
                 self.guard.load_state_dict(state["guard"])
-            self.publish(aside=False)
+            self.publish(aside=self.guard is not None and bool(state["aside"]))
 
     def save(self, path: str | Path) -> None:
         """Write `state_dict` to a file: whole or not at all."""
@@ -173,3 +184,8 @@ class Stream:
     def load(self, path: str | Path) -> None:
         """Read a file of `save`."""
         self.load_state_dict(AtomicCheckpointIO().load_checkpoint(path))
+
+
+def copies(adapter: Adapter) -> dict[str, Tensor]:
+    """What adapting may change, as it stands."""
+    return {name: t.detach().clone() for name, t in adapter.tensors().items()}
