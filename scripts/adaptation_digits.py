@@ -8,8 +8,9 @@ severity 5.
 
 TTT    CifarResNet 3 x 1 blocks, width 16, GroupNorm, all but the last stage shared, one turn of every digit; 70 epochs;
        300 test digits, one after the other; each step sees 16 shifted copies, each with a turn of its own.
-self   CifarResNet 3 x 1 blocks, width 8, BatchNorm; 30 epochs; 797 test digits in batches of 128, error of the last of 5 passes, with
-       batch statistics alone, hard pseudo-labels, TENT and RPL. On five others (speckle, shot, spatter, defocus, jpeg)
+
+self   CifarResNet 3 x 1 blocks, width 8, BatchNorm; 30 epochs; 797 test digits in batches of 128, error of the last of 5 passes,
+       with batch statistics alone, hard pseudo-labels, TENT and RPL. On five others (speckle, shot, spatter, defocus, jpeg)
        rates of TENT from 1e-2 to 1e-1 all gained; 3e-2 is used for all. Then what goes wrong: a rate of 0.5 (gaussian noise), with
        and without the collapse guard; batches of 64 sorted by class; all seven corruptions mixed.
 """
