@@ -1,4 +1,4 @@
-"""From a trained run to an adapted model: everything behind ``adapt.py``."""
+"""From a trained classifier to an adapted one: everything behind ``adapt.py``."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import copy
 import inspect
 import json
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter
-from ssl_suite.batch import Batch
+from ssl_suite.batch import Batch, Spec
 from ssl_suite.config import ConfigError, validate
 from ssl_suite.data.streams import ShiftStreams
 from ssl_suite.deploy_report import draw_shifts, draw_stream, report, scores, write_metrics
 from ssl_suite.method import Method
+from ssl_suite.networks import load_network
 from ssl_suite.run import Run, build_data, building, load_run, name_of, plain
-from ssl_suite.streaming import Outcome, calibrate, clean_error, run_streams
+from ssl_suite.streaming import calibrate, clean_error, run_streams
 from ssl_suite.summary import Summary, commit, flat, timed_rate, versions, write_summary
 from ssl_suite.views import Views
 
-GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "data", "backbone", "backbones", "optimizer", "schedule",
-          "trainer", "stream", "root", "trusted_packages")
+GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "network", "weights", "mean", "std", "data", "backbone", "backbones",
+          "optimizer", "schedule", "trainer", "stream", "root", "trusted_packages")
 
 
 class Deployed(nn.Module):
@@ -61,33 +64,76 @@ class Deployed(nn.Module):
         return getattr(self.method, "pretext", None)
 
 
-def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tuple[Adapter, Deployed]:
-    """The adapter and the source model it starts from, on a device.
+@dataclass
+class Trained:
+    """What is to be adapted.
+
+    Attributes:
+        model: maps standardised samples, and ``length`` where rows are padded, to logits; in evaluation mode.
+        spec: what its samples look like; mean and deviation are those that it was trained with.
+        views: the data's views, standardised likewise.
+        data: the data module, set up.
+        data_name: name of the data.
+    """
+
+    model: nn.Module
+    spec: Spec
+    views: Views
+    data: Any
+    data_name: str
+
+
+def from_run(config: dict[str, Any], run: Run) -> Trained:
+    """The classifier of a run, on its own data or on those of the config.
 
     Raises:
-        ConfigError: the run predicts no classes, or the method cannot adapt it.
+        ConfigError: the run predicts no classes, or the data have others.
     """
+    for key in ("weights", "mean", "std"):
+        if config[key] is not None:
+            raise ConfigError(f"{key}={config[key]} belongs to network=...; a run brings its own, so leave it out")
     if run.method.tags.target != "class":
         raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
                           "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
-    source = Deployed(run.method).to(device)
+    data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
+    if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
+        raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
+                          f"on {run.spec.num_classes} classes of {run.spec.modality}")
+    name = name_of(config, "data") if config["data"] else data_name(run)
+    return Trained(Deployed(run.method), run.spec, run.method.views, data, name)
+
+
+def from_network(config: dict[str, Any]) -> Trained:
+    """A classifier that was trained elsewhere, on the data of the config.
+
+    Raises:
+        ConfigError: there are no data or no weights, or they do not fit.
+    """
+    if not config["data"]:
+        raise ConfigError("data is missing: a network brings none; choose those it was trained for with data=...")
+    data = build_data(config, None)
+    given = {key: tuple(config[key]) for key in ("mean", "std") if config[key] is not None}
+    for key, value in given.items():
+        if len(value) != len(data.spec.mean):
+            raise ConfigError(f"{key}={list(value)}: one number for each of {len(data.spec.mean)} channels is needed")
+    spec = replace(data.spec, **given)
+    model, mapping = load_network(config["network"], config["weights"], spec, config["trusted_packages"])
+    Console(soft_wrap=True, highlight=False).print(f"weights: {mapping}")
+    return Trained(model, spec, data.views.standardise(spec), data, name_of(config, "data"))
+
+
+def build_adapter(config: dict[str, Any], trained: Trained, device: torch.device) -> tuple[Adapter, nn.Module]:
+    """The adapter and the source model it starts from, on a device.
+
+    Raises:
+        ConfigError: the method cannot adapt the model.
+    """
+    source = trained.model.to(device)
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
         takes = inspect.signature(factory.func).parameters
-        offers = {"views": copy.deepcopy(run.method.views), "sample_shape": run.spec.shape}
+        offers = {"views": copy.deepcopy(trained.views), "sample_shape": trained.spec.shape}
         return factory(source, **{k: v for k, v in offers.items() if k in takes}).to(device), source
-
-
-def summarise(config: dict[str, Any], run: Run, data: Any, outcomes: list[Outcome], clean: float,
-              seconds: float) -> Summary:
-    """The summary, in the schema of training runs; errors are shares."""
-    adapted, source = scores(outcomes, clean)
-    return {"method": name_of(config, "model"), "data": name_of(config, "data") if config["data"] else data_name(run),
-            "modality": data.modality, "seed": config["seed"], "commit": commit(), "versions": versions(),
-            "wall_seconds": round(seconds, 2),
-            "samples_per_second": timed_rate(sum(len(o.adapted) for o in outcomes),
-                                             sum(sum(o.adapted_ms) for o in outcomes) / 1000.0),
-            "scores": flat(adapted), "references": {"source": flat(source)}}
 
 
 def data_name(run: Run) -> str:
@@ -96,38 +142,55 @@ def data_name(run: Run) -> str:
     return json.loads(path.read_text())["data"] if path.is_file() else run.config["data"]["_target_"].rsplit(".", 1)[-1]
 
 
-def deploy(cfg: DictConfig, folder: Path) -> None:
-    """Load a run, adapt it along the streams, report."""
-    started = time.perf_counter()
+def settle(cfg: DictConfig) -> tuple[dict[str, Any], Run | None]:
+    """The config with its seeds settled and checked, and the run where one is named.
+
+    Raises:
+        ConfigError: the model does not adapt, not exactly one of ``checkpoint`` and ``network`` is given, or the config
+            is invalid.
+    """
     if not cfg.adapter:
         raise ConfigError(f"model={cfg.name} is trained by train.py and does not adapt; choose model=tent or "
                           "model=ttt")
-    if not cfg.checkpoint:
-        raise ConfigError("checkpoint is missing; give the folder of a trained classifier: checkpoint=runs/...")
-    run = load_run(cfg.checkpoint)
-    cfg.seed = run.config["seed"] if cfg.seed is None else cfg.seed
+    if bool(cfg.checkpoint) == bool(cfg.network):
+        wrong = "both checkpoint and network are given" if cfg.checkpoint else "checkpoint is missing"
+        raise ConfigError(f"{wrong}; give either the folder of a trained classifier, checkpoint=runs/..., or one that was trained "
+                          "elsewhere, network=timm network.name=... weights=FILE")
+    run = load_run(cfg.checkpoint) if cfg.checkpoint else None
+    cfg.seed = (run.config["seed"] if run else 0) if cfg.seed is None else cfg.seed
     cfg.stream.seed = cfg.seed if cfg.stream.seed is None else cfg.stream.seed
     config = plain(cfg)
     validate({k: v for k, v in config.items() if k not in ("model", "trainer")}, GROUPS, config["trusted_packages"])
-    data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
-    if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
-        raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
-                          f"on {run.spec.num_classes} classes of {run.spec.modality}")
+    return config, run
+
+
+def deploy(cfg: DictConfig, folder: Path) -> None:
+    """Load a classifier, adapt it along the streams, report."""
+    started = time.perf_counter()
+    config, run = settle(cfg)
+    trained = from_run(config, run) if run else from_network(config)
+    data, spec = trained.data, trained.spec
     use_gpu = config["trainer"]["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")
     with building("stream"):
         streams: ShiftStreams = hydra.utils.instantiate(config["stream"], _convert_="all")
-        streams.segments(data, run.spec)
-    adapter, source = build_adapter(config, run, device)
+        streams.segments(data, spec)
+    adapter, source = build_adapter(config, trained, device)
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-    clean = clean_error(source, data, run.spec, streams, device)
-    calibrate(adapter, data, run.spec, streams, device)
-    outcomes = run_streams(adapter, source, data, run.spec, streams, device)
+    clean = clean_error(source, data, spec, streams, device)
+    calibrate(adapter, data, spec, streams, device)
+    outcomes = run_streams(adapter, source, data, spec, streams, device)
     adapter.save(folder / "adapter.pt")
     (folder / "pictures").mkdir(exist_ok=True)
     draw_stream(folder / "pictures" / "stream.png", outcomes)
-    draw_shifts(folder / "pictures" / "shifts.png", data, run.spec, streams)
+    draw_shifts(folder / "pictures" / "shifts.png", data, spec, streams)
     write_metrics(folder, outcomes)
-    summary = summarise(config, run, data, outcomes, clean, time.perf_counter() - started)
+    adapted, plainly = scores(outcomes, clean)
+    seconds = sum(sum(o.adapted_ms) for o in outcomes) / 1000.0
+    summary: Summary = {
+        "method": name_of(config, "model"), "data": trained.data_name, "modality": data.modality, "seed": config["seed"],
+        "commit": commit(), "versions": versions(), "wall_seconds": round(time.perf_counter() - started, 2),
+        "samples_per_second": timed_rate(sum(len(o.adapted) for o in outcomes), seconds),
+        "scores": flat(adapted), "references": {"source": flat(plainly)}}
     write_summary(folder, summary)
     report(folder, summary, outcomes, streams.batch_size)

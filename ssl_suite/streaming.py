@@ -73,9 +73,9 @@ class Outcome:
                 for i, (name, _) in enumerate(self.segment.pairs)]
 
 
-def moved(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Samples and their lengths on a device."""
-    return batch["x"].to(device), batch["length"].to(device) if "length" in batch else None
+def inputs(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+    """What a model takes, on a device: samples, and their lengths where rows are padded."""
+    return tuple(batch[key].to(device) for key in ("x", "length") if key in batch)
 
 
 def mistakes(logits: Tensor, batch: Batch, classes: np.ndarray | None = None) -> list[float]:
@@ -130,11 +130,11 @@ def run_segment(adapter: Any, source: nn.Module, batches: Iterator[Batch], outco
         device: where the models are.
     """
     for batch in batches:
-        x, length = moved(batch, device)
+        given, index = inputs(batch, device), batch["index"].to(device)
         with torch.no_grad(), clock(outcome.source_ms, device):
-            plain = source(x, length)
+            plain = source(*given)
         with clock(outcome.adapted_ms, device):
-            logits, report = adapter.predict_and_adapt(x, length, batch["index"].to(device))
+            logits, report = adapter.predict_and_adapt(*given, index=index)
         outcome.source += mistakes(plain, batch, outcome.segment.classes)
         outcome.adapted += mistakes(logits, batch, outcome.segment.classes)
         outcome.used += report.n_used
@@ -176,7 +176,7 @@ def clean_error(predict: Callable[..., Tensor], data: Any, spec: Spec, streams: 
     wrong: list[float] = []
     with torch.no_grad():
         for batch in streams.batches(data, spec, CLEAN):
-            wrong += mistakes(predict(*moved(batch, device)), batch)
+            wrong += mistakes(predict(*inputs(batch, device)), batch)
     return float(np.mean(wrong))
 
 
@@ -185,4 +185,5 @@ def calibrate(adapter: Any, data: Any, spec: Spec, streams: ShiftStreams, device
     count = getattr(adapter, "calibration", 0)
     if count:
         clean = ShiftStreams(part="train", limit=count, batch_size=streams.batch_size, seed=streams.seed)
-        adapter.calibrate(moved(batch, device) for batch in clean.batches(data, spec, CLEAN))
+        batches = (inputs(batch, device) for batch in clean.batches(data, spec, CLEAN))
+        adapter.calibrate((given[0], given[1] if len(given) > 1 else None) for given in batches)

@@ -207,7 +207,7 @@ class ShiftStreams:
                       orders.long_tailed(labels, self.imbalance, np.random.default_rng(self.seed)))
         classes = None
         if self.folder is not None and CLEAN not in dict(pairs):
-            classes = np.unique(np.concatenate([s.targets for s, _ in found]))  # type: ignore[arg-type]
+            classes = np.unique(np.concatenate([s.targets for s, _ in found]))
         return Segment(name, pairs, which[places], rows[places], round_, classes)
 
     def _source(self, data: Any, spec: Spec, name: str, severity: int) -> tuple[Source, np.ndarray]:
