@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from ssl_suite.adapter import Adapter
 from ssl_suite.config import ConfigError, nearest
 from ssl_suite.data.streams import CLEAN, ShiftStreams
-from ssl_suite.deploy import build_adapter
+from ssl_suite.deploy import Trained, build_adapter, from_run
 from ssl_suite.programs import guarded, parser
-from ssl_suite.run import Run, build_data, load_run
+from ssl_suite.run import load_run
 from ssl_suite.serving.guard import CollapseGuard
 from ssl_suite.serving.stream import Stream
 from ssl_suite.streaming import Outcome, calibrate, clean_error, mistakes
@@ -62,26 +62,26 @@ class Remembering(nn.Module):
         return self.last[1]
 
 
-def built(matrix: dict[str, Any], method: str, run: Run, data: Any, streams: ShiftStreams, bold: bool) -> tuple[Adapter, nn.Module]:
+def built(matrix: dict[str, Any], method: str, trained: Trained, streams: ShiftStreams, bold: bool) -> tuple[Adapter, nn.Module]:
     """One method of the matrix, calibrated where it asks for it, and the source model; a bold one trusts any batch."""
     entry = dict(matrix["methods"][method] or {})
     config: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "model" / f"{entry.pop('model', method)}.yaml"))
     config = {**config["adapter"], **matrix["common"], **entry}
     if bold and "min_batch" in config:
         config["min_batch"] = 1
-    adapter, source = build_adapter({"adapter": config}, run, CPU)
-    calibrate(adapter, data, run.spec, streams, CPU)
+    adapter, source = build_adapter({"adapter": config}, trained, CPU)
+    calibrate(adapter, trained.data, trained.spec, streams, CPU)
     return adapter, source
 
 
-def pass_through(answering: dict[str, Stream], run: Run, data: Any, streams: ShiftStreams) -> dict[str, list[Outcome]]:
+def pass_through(answering: dict[str, Stream], trained: Trained, streams: ShiftStreams) -> dict[str, list[Outcome]]:
     """Send the whole stream through all, batch by batch."""
     outcomes: dict[str, list[Outcome]] = {name: [] for name in answering}
-    segments = streams.segments(data, run.spec)
+    segments = streams.segments(trained.data, trained.spec)
     for segment in segments:
         for found in outcomes.values():
             found.append(Outcome(segment))
-        for batch in streams.read(data, run.spec, segment):
+        for batch in streams.read(trained.data, trained.spec, segment):
             for name, stream in answering.items():
                 outcome = outcomes[name][-1]
                 outcome.source += mistakes(stream.by_source(batch["x"]), batch)
@@ -105,17 +105,18 @@ def run_cell(matrix: dict[str, Any], run_folder: Path, stream_name: str, argumen
         return
     torch.set_num_threads(1)
     run = load_run(run_folder)
-    data, streams = build_data(run.config, None), ShiftStreams(**{"batch_size": 64, **arguments}, seed=seed)
+    trained = from_run(dict.fromkeys(("data", "weights", "mean", "std")), run)
+    streams = ShiftStreams(**{"batch_size": 64, **arguments}, seed=seed)
     single, shared = streams.batch_size == 1, {"source": run_folder.name, "stream": stream_name, "seed": seed, "commit": commit()}
     alone = list(methods)
     for guard in (True, False):
-        pairs = {m: built(matrix, m, run, data, streams, single and not guard) for m in (methods if guard else alone)}
+        pairs = {m: built(matrix, m, trained, streams, single and not guard) for m in (methods if guard else alone)}
         if not pairs:
             break
         source = Remembering(next(iter(pairs.values()))[1])
         answering = {m: Stream(adapter, source, guard=CollapseGuard() if guard else None) for m, (adapter, _) in pairs.items()}
-        for method, outcomes in pass_through(answering, run, data, streams).items():
-            after = 100.0 * clean_error(answering[method].predict, data, run.spec, streams, CPU)
+        for method, outcomes in pass_through(answering, trained, streams).items():
+            after = 100.0 * clean_error(answering[method].predict, trained.data, trained.spec, streams, CPU)
             record = {**shared, "method": method, **summed(outcomes), "error_clean_after": after}
             records.append({**record, "guard": guard})
             if guard and not single and not any(record[v] for v in INTERVENED):

@@ -24,12 +24,13 @@ from ssl_suite.deploy_report import draw_shifts, draw_stream, report, scores, wr
 from ssl_suite.method import Method
 from ssl_suite.networks import load_network
 from ssl_suite.run import Run, build_data, building, load_run, name_of, plain
+from ssl_suite.serving.stream import Stream
 from ssl_suite.streaming import calibrate, clean_error, run_streams
 from ssl_suite.summary import Summary, commit, flat, timed_rate, versions, write_summary
 from ssl_suite.views import Views
 
 GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "network", "weights", "mean", "std", "data", "backbone", "backbones",
-          "optimizer", "schedule", "trainer", "stream", "root", "trusted_packages")
+          "optimizer", "schedule", "trainer", "stream", "guard", "budget", "root", "trusted_packages")
 
 
 class Deployed(nn.Module):
@@ -179,7 +180,9 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     clean = clean_error(source, data, spec, streams, device)
     calibrate(adapter, data, spec, streams, device)
-    outcomes = run_streams(adapter, source, data, spec, streams, device)
+    guard, budget = (hydra.utils.instantiate(config[key], _convert_="all") for key in ("guard", "budget"))
+    service = Stream(adapter, source, guard=guard, budget=budget)
+    outcomes = run_streams(service, source, data, spec, streams, device)
     adapter.save(folder / "adapter.pt")
     (folder / "pictures").mkdir(exist_ok=True)
     draw_stream(folder / "pictures" / "stream.png", outcomes)
