@@ -109,9 +109,9 @@ def draw_stream(path: Path, outcomes: Sequence[Outcome]) -> None:
     resets = [first + seen for first, o in zip(starts, outcomes, strict=True) for seen in o.resets]
     axes.plot(resets, np.zeros(len(resets)), "k|", markersize=9, clip_on=False, label="reset" if resets else None)
     clean = [(end, 100.0 * o.clean_after) for end, o in zip(ends, outcomes, strict=True) if o.clean_after == o.clean_after]
-    axes.plot(*zip(*clean, strict=True), "o", color="tab:green", markersize=4, clip_on=False, label="clean data, then")
+    axes.plot(*zip(*clean, strict=True), "o", color="tab:green", markersize=4, clip_on=False, label="clean data,\nat that point")
     axes.set(xlabel="samples seen", ylabel=f"error of the last {window}, %", ylim=(0, 100), xlim=(0, total))
-    axes.legend(loc="upper right", fontsize=7, ncols=2)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, frameon=False)
     figure.savefig(path, dpi=110)
 
 
@@ -139,24 +139,25 @@ def draw_shifts(path: Path, data: Any, spec: Spec, streams: ShiftStreams, sample
 
 def report(folder: Path, summary: Summary, outcomes: Sequence[Outcome], batch_size: int) -> None:
     """The table that a user reads at the end, and where everything lies."""
+    found, rows = summary["scores"], by_shift(outcomes)
+    counts = ("n", *(key for key in COUNTS[1:] if found[key]))
     table = Table(title=f"{summary['method']} on {summary['data']}, seed {summary['seed']}: error in %", title_justify="left")
-    for name in ("shift", "source", "adapted", "gain", "samples", "skipped", "resets", "clean after"):
+    for name in ("shift", "source", "adapted", "gain", *counts, "clean after"):
         table.add_column(name, justify="left" if name == "shift" else "right", no_wrap=True)
-    found = summary["scores"]
-    total = {**found, "n": sum(len(o.adapted) for o in outcomes)}
-    for name, row in {**by_shift(outcomes), "mean of shifts": total}.items():
+    rows["mean of shifts"] = {**found, "n": sum(len(o.adapted) for o in outcomes)}
+    for name, row in rows.items():
         after = row["error_clean_after"]
         if name == "mean of shifts":
             table.add_section()
-        table.add_row(name, *(f"{100 * row[key]:.1f}" for key in ERRORS), *(f"{row[key]:.0f}" for key in COUNTS),
+        table.add_row(name, *(f"{100 * row[key]:.1f}" for key in ERRORS), *(f"{row[key]:.0f}" for key in counts),
                       f"{100 * after:.1f}" if after == after else "")
     rounds = [f"{100 * value:.1f}" for key, value in found.items() if key.startswith("error_adapted_round_")]
-    lines = [*([f"adapted, round by round: {' '.join(rounds)}"] if rounds else []),
+    lines = [*([f"round by round: {' '.join(rounds)} %"] if rounds else []),
              f"clean error {100 * found['error_clean_before']:.1f} % before, {100 * found['error_clean_after']:.1f} % after",
-             f"a batch of {batch_size}, median and 95th percentile: adapter {found['ms_median']:.1f} and {found['ms_p95']:.1f} ms, "
-             f"source {found['ms_source_median']:.1f} and {found['ms_source_p95']:.1f} ms",
-             f"{100 * found['share_used']:.0f} % of the samples learned from, memory {found['memory_mib']:.0f} MiB, "
-             f"{summary['samples_per_second']:.0f} samples/s in the adapter, {summary['wall_seconds']:.0f} s in all",
+             f"learned from {100 * found['share_used']:.0f} % of the samples, {summary['samples_per_second']:.0f} samples/s",
+             f"a batch of {batch_size}: {found['ms_median']:.1f} ms, 95 of 100 within {found['ms_p95']:.1f}; "
+             f"plain model {found['ms_source_median']:.1f}, {found['ms_source_p95']:.1f}",
+             f"memory {found['memory_mib']:.0f} MiB, {summary['wall_seconds']:.0f} s in all",
              f"adapted   {folder / 'adapter.pt'}", f"metrics   {folder / 'metrics.csv'}",
              f"pictures  {folder / 'pictures'}: shifts.png, stream.png", f"summary   {folder / 'summary.json'}"]
     console = Console()

@@ -55,7 +55,8 @@ def test_preset(name: str, trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("overrides", "said"), [
     (["mean=[0.5]"], r"mean=\[0\.5\] belongs to network=\.\.\.; a run brings its own"),
-    (["stream.shifts=[fogg]"], "stream: no shift 'fogg' of images"), (["stream.folder=nowhere"], r"stream\.folder=nowhere does not exist"),
+    (["stream.shifts=[fogg]"], "stream: no shift 'fogg' of images"),
+    (["stream.folder=nowhere"], r"stream\.folder=nowhere does not exist"),
     (["stream.order=shuffled"], r"stream\.order='shuffled'"), (["stream.reset=daily"], r"stream\.reset='daily'"),
     (["stream.part=tset"], "part='tset': these data have train, val, test"), (["stream.delta=0"], r"delta=0 must be above 0")])
 def test_mistakes_are_told_before_anything_is_written(overrides: list[str], said: str, trained: Path, tmp_path: Path) -> None:
@@ -75,6 +76,7 @@ def test_a_published_folder(trained: Path, tmp_path: Path) -> None:
     folder.mkdir()
     np.save(folder / "fog.npy", np.concatenate([x, x, x, x, 255 - x]))
     np.save(folder / "labels.npy", np.tile(source.targets[rows], 5))
-    cfg = composed("model=bn_adapt", f"checkpoint={trained}", f"stream.folder={folder}", "stream.severity=2", "seed=0", program="adapt")
+    cfg = composed("model=bn_adapt", f"checkpoint={trained}", f"stream.folder={folder}", "stream.severity=2", "seed=0",
+                   program="adapt")
     found = adapted(tmp_path / "out", cfg)[0]
     assert found["references"]["source"]["error_fog"] == pytest.approx(found["scores"]["error_clean_before"], abs=1e-6)
