@@ -6,6 +6,8 @@ import copy
 import inspect
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +63,31 @@ class Deployed(nn.Module):
         return getattr(self.method, "pretext", None)
 
 
+def adapter_factory(config: dict[str, Any], run: Run) -> Callable[..., Adapter]:
+    """What makes the configured adapter of a model of a run.
+
+    Raises:
+        ConfigError: the run predicts no classes.
+    """
+    if run.method.tags.target != "class":
+        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
+                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
+    with building("adapter"):
+        factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
+        takes = inspect.signature(factory.func).parameters
+    offers = {"views": copy.deepcopy(run.method.views), "sample_shape": run.spec.shape}
+    return partial(factory, **{k: v for k, v in offers.items() if k in takes})
+
+
 def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tuple[Adapter, Deployed]:
     """The adapter and the source model it starts from, on a device.
 
     Raises:
         ConfigError: the run predicts no classes, or the method cannot adapt it.
     """
-    if run.method.tags.target != "class":
-        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
-                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
-    source = Deployed(run.method).to(device)
+    factory, source = adapter_factory(config, run), Deployed(run.method).to(device)
     with building("adapter"):
-        factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
-        takes = inspect.signature(factory.func).parameters
-        offers = {"views": copy.deepcopy(run.method.views), "sample_shape": run.spec.shape}
-        return factory(source, **{k: v for k, v in offers.items() if k in takes}).to(device), source
+        return factory(source).to(device), source
 
 
 def summarise(config: dict[str, Any], run: Run, data: Any, outcomes: list[Outcome], clean: float,
