@@ -29,6 +29,7 @@ from ssl_suite.run import Run, build_data, building, load_run, plain
 from ssl_suite.serving.budget import Budget
 from ssl_suite.serving.deployment import Deployment
 from ssl_suite.serving.guard import CollapseGuard
+from ssl_suite.serving.samples import Samples
 from ssl_suite.streaming import calibrate
 
 
@@ -50,14 +51,15 @@ def adapter_config(name: str, overrides: list[str]) -> dict[str, Any]:
 def deployment(run: Run, given: argparse.Namespace) -> Deployment:
     """The run's model with streams of its own, as the command line has it."""
     factory = adapter_factory(adapter_config(given.adapter, given.set), run)
-    shape = run.spec.shape if run.spec.modality == "images" else (*run.spec.shape[:-1], None)
+    shape = Samples(run.spec).shape
     with building("serve"):
         Budget(given.max_ms, given.max_mib)
         made = Deployment(Deployed(run.method), factory, guard=CollapseGuard if given.guard else None,
                           budget=partial(Budget, given.max_ms, given.max_mib), shape=shape, max_streams=given.max_streams,
                           folder=given.states)
         if getattr(made.origin, "calibration", 0):
-            calibrate(made.origin, build_data(run.config, None), run.spec, ShiftStreams(seed=run.config["seed"]), torch.device("cpu"))
+            data = build_data(run.config, None)
+            calibrate(made.origin, data, run.spec, ShiftStreams(seed=run.config["seed"]), torch.device("cpu"))
     return made
 
 

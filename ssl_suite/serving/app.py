@@ -20,7 +20,7 @@ import numpy as np
 from ssl_suite.batch import Spec
 from ssl_suite.config import require
 from ssl_suite.serving.deployment import Deployment
-from ssl_suite.serving.samples import Refused, Samples
+from ssl_suite.serving.samples import RequestError, Samples
 
 for module in ("fastapi", "prometheus_client"):
     require(module, "serve")
@@ -79,7 +79,7 @@ class Service:
         """The answer to one batch as JSON; see ``docs/adapt.md``.
 
         Raises:
-            Refused: the request, or what the model says of it, is no good.
+            RequestError: the request, or what the model says of it, is no good.
         """
         x, lengths = self.samples.from_json(body) if kind == "application/json" else self.samples.from_npy(body, length)
         start, verdict = time.perf_counter(), {}
@@ -91,15 +91,15 @@ class Service:
             else:
                 logits = stream.predict(x, lengths)
         except ValueError as error:
-            raise Refused(422, str(error)) from error
+            raise RequestError(422, str(error)) from error
         except RuntimeError as error:  # torch: most often a sample too short for the network
             logger.warning("a batch of shape %s could not be computed", tuple(x.shape), exc_info=True)
-            raise Refused(422, f"the model cannot compute samples of shape {tuple(x.shape[1:])}: {error}") from error
+            raise RequestError(422, f"the model cannot compute samples of shape {tuple(x.shape[1:])}: {error}") from error
         seconds = time.perf_counter() - start
         self.note(len(x), verdict, seconds)
         probs = logits.softmax(1)
         if not probs.isfinite().all():
-            raise Refused(422, "the model's answer is not finite; are the samples in the units of its training data?")
+            raise RequestError(422, "the model's answer is not finite; are the samples in the units of its training data?")
         classes = self.spec.classes
         return json.dumps({"stream": name, "version": stream.published.version, "ms": round(1e3 * seconds, 3), **verdict,
                            "classes": classes, "predicted": [classes[i] for i in probs.argmax(1).tolist()],
@@ -117,12 +117,12 @@ class Service:
         """A stream back at the source model, its stored state too.
 
         Raises:
-            Refused: no name of a stream.
+            RequestError: no name of a stream.
         """
         try:
             stream = self.deployment.stream(name)
         except ValueError as error:
-            raise Refused(422, str(error)) from error
+            raise RequestError(422, str(error)) from error
         stream.reset()
         self.keep([name])
         return {"stream": name, "version": stream.published.version}
@@ -173,9 +173,9 @@ async def body_of(request: Request, limit: int) -> bytes:
     """The body of a request.
 
     Raises:
-        Refused: it is larger than the limit, whatever its header says, or takes too long.
+        RequestError: it is larger than the limit, whatever its header says, or takes too long.
     """
-    too_large = Refused(413, f"a request may have {limit} bytes")
+    too_large = RequestError(413, f"a request may have {limit} bytes")
     if int(request.headers.get("content-length", "0")) > limit:
         raise too_large
     body = bytearray()
@@ -186,9 +186,9 @@ async def body_of(request: Request, limit: int) -> bytes:
                 if len(body) > limit:
                     raise too_large
     except TimeoutError as error:
-        raise Refused(408, f"the body did not arrive within {BODY_SECONDS:g} s") from error
+        raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:g} s") from error
     except ClientDisconnect as error:
-        raise Refused(400, "the client left") from error
+        raise RequestError(400, "the client left") from error
     return bytes(body)
 
 
@@ -196,8 +196,8 @@ def build_app(service: Service) -> FastAPI:
     """The application: POST /predict, /adapt and /reset; GET /health and /metrics."""
     app = FastAPI(title="ssl_suite", docs_url=None, redoc_url=None, openapi_url=None, lifespan=service.lifespan)
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> JSONResponse:
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> JSONResponse:
         service.metrics.refused.labels(error.status).inc()
         return JSONResponse({"error": str(error)}, error.status)
 

@@ -22,7 +22,7 @@ JSON_BYTES = 2**20
 """Lists take tens of times their text in memory; larger bodies are to come as .npy."""
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that is not served.
 
     Args:
@@ -55,7 +55,7 @@ class Samples:
         """Samples (B, ...) from the content of a ``.npy`` file, and their lengths from numbers with commas between.
 
         Raises:
-            Refused: something else; pickled objects are never opened, and no more memory is taken than the body's size.
+            RequestError: something else; pickled objects are never opened, and no more memory is taken than the body's size.
         """
         try:
             file = io.BytesIO(body)
@@ -67,31 +67,31 @@ class Samples:
             array = np.load(io.BytesIO(body), allow_pickle=False)
             lengths = None if length is None else [int(n) for n in length.split(",")]
         except (ValueError, KeyError, OverflowError, EOFError) as error:
-            raise Refused(422, f"the body is no .npy file of numbers, or length no list of them: {error}") from error
+            raise RequestError(422, f"the body is no .npy file of numbers, or length no list of them: {error}") from error
         return self.standard(array, lengths)
 
     def from_json(self, body: bytes) -> tuple[Tensor, Tensor | None]:
         """Samples from ``{"x": lists}``, with ``"length": [numbers]`` where rows are padded.
 
         Raises:
-            Refused: something else.
+            RequestError: something else.
         """
         if len(body) > JSON_BYTES:
-            raise Refused(413, f"{len(body)} bytes of JSON, over {JSON_BYTES}; send larger batches as .npy")
+            raise RequestError(413, f"{len(body)} bytes of JSON, over {JSON_BYTES}; send larger batches as .npy")
         try:
             content = json.loads(body)
             if not isinstance(content, dict) or "x" not in content or content.keys() - {"x", "length"}:
                 raise ValueError('there must be "x", there may be "length", and nothing else')
             array = np.asarray(content["x"])
         except (ValueError, OverflowError, RecursionError) as error:
-            raise Refused(422, f"the body is no JSON of samples: {error}") from error
+            raise RequestError(422, f"the body is no JSON of samples: {error}") from error
         return self.standard(array, content.get("length"))
 
     def standard(self, array: np.ndarray, length: Any = None) -> tuple[Tensor, Tensor | None]:
         """Raw samples and their lengths, checked, as the model takes them.
 
         Raises:
-            Refused: they are too many, or of another shape or type, or out of range.
+            RequestError: they are too many, or of another shape or type, or out of range.
         """
         if array.ndim != len(self.shape) + 1 or any(a != b and (b is not None or not a) for a, b in zip(
                 array.shape[1:], self.shape, strict=True)):
@@ -99,7 +99,7 @@ class Samples:
         if not len(array):
             self.refuse("no samples")
         if len(array) > self.max_batch:
-            raise Refused(413, f"{len(array)} samples in one request, over {self.max_batch}")
+            raise RequestError(413, f"{len(array)} samples in one request, over {self.max_batch}")
         x = torch.from_numpy(self.native(array))
         lengths = None if length is None else self.lengths(length, x)
         batch = {"x": x, "index": torch.zeros(len(x), dtype=torch.int64)}
@@ -125,13 +125,13 @@ class Samples:
     def lengths(self, length: Any, x: Tensor) -> Tensor:
         """Valid time steps of each row, (B,)."""
         if self.spec.modality == "images":
-            raise Refused(422, "pictures have no length")
+            raise RequestError(422, "pictures have no length")
         steps = x.shape[-1]
         if not isinstance(length, list) or len(length) != len(x) or not all(type(n) is int and 1 <= n <= steps for n in length):
-            raise Refused(422, f"length must be {len(x)} whole numbers from 1 to {steps}, one for each sample")
+            raise RequestError(422, f"length must be {len(x)} whole numbers from 1 to {steps}, one for each sample")
         return torch.tensor(length)
 
     def refuse(self, came: str) -> NoReturn:
         """Say what is expected."""
         shape = ", ".join("any" if size is None else str(size) for size in self.shape)
-        raise Refused(422, f"expected {TAKES[self.spec.modality]}, of shape (B, {shape}); got {came}")
+        raise RequestError(422, f"expected {TAKES[self.spec.modality]}, of shape (B, {shape}); got {came}")
