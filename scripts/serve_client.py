@@ -90,8 +90,8 @@ def demonstrate(given: argparse.Namespace) -> None:
                 if answer["reason"]:
                     Console().print(f"{seen} samples: {answer['verdict']}, {answer['reason']}")
     errors = {path: f"{100 * count / seen:.1f} %" for path, count in wrong.items()}
-    Console().print(f"{seen} samples: error {errors['/predict']} in a stream that never learns, {errors['/adapt']} in one that adapts; "
-                    f"{dict(verdicts)}")
+    Console().print(f"{seen} samples: error {errors['/predict']} in a stream that never learns, "
+                    f"{errors['/adapt']} in one that adapts; {dict(verdicts)}")
 
 
 class Requests(threading.Thread):

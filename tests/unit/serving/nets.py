@@ -1,4 +1,4 @@
-"""A tiny network, samples, and adapters whose updates a test can hold up."""
+"""A tiny network, samples, and an adapter whose updates a test can hold up."""
 
 from __future__ import annotations
 
@@ -42,33 +42,28 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+class Door:
+    """Where an update waits in its middle; one door for all copies of an adapter."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Door:
+        return self
+
+
+
 class Held(Adapter):
-    """Moves all scales by a fixed step, in the middle of which it stops until it is let go.
+    """Moves scales and shifts by a fixed step, and waits at the door while only the scales have moved."""
 
-    ``torn`` is set while only one of the two tensors has been moved.
-    """
-
-    torn: threading.Event
-    go: threading.Event
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, door: Door) -> None:
         super().__init__(model, select_parameters, SGD)
-        self.__dict__["torn"], self.__dict__["go"] = threading.Event(), threading.Event()
+        self.door = door
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad():
             self.learning[0].add_(0.5)
-            self.torn.set()
-            assert self.go.wait(60), "nobody let the update go"
+            self.door.reached.set()
+            assert self.door.open.wait(60), "nobody opened the door"
             self.learning[1].add_(0.5)
         return x.new_zeros(()), None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Held:
-        """Events cannot be copied; all copies share them."""
-        memo[id(self.torn)], memo[id(self.go)] = self.torn, self.go
-        copy = type(self).__new__(type(self))
-        memo[id(self)] = copy
-        nn.Module.__init__(copy)
-        import copy as module
-        copy.__dict__.update(module.deepcopy(self.__dict__, memo))
-        return copy
