@@ -19,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -77,7 +78,7 @@ def built(matrix: dict[str, Any], method: str, trained: Trained, streams: ShiftS
 def pass_through(answering: dict[str, Stream], trained: Trained, streams: ShiftStreams) -> dict[str, list[Outcome]]:
     """Send the whole stream through all, batch by batch."""
     outcomes: dict[str, list[Outcome]] = {name: [] for name in answering}
-    segments = streams.segments(trained.data, trained.spec)
+    segments, updates = streams.segments(trained.data, trained.spec), Counter[str]()
     for segment in segments:
         for found in outcomes.values():
             found.append(Outcome(segment))
@@ -90,6 +91,10 @@ def pass_through(answering: dict[str, Stream], trained: Trained, streams: ShiftS
                 outcome.adapted_ms.append(report.ms)
                 outcome.used += report.n_used
                 outcome.verdicts["aside" if report.reason.startswith("neighbours") else report.verdict] += 1
+                updates[name] += report.verdict == "ok"
+                if updates[name] == streams.reset:
+                    stream.adapter.reset()
+                    updates[name] = 0
         if streams.reset == "each_shift" and segment is not segments[-1]:
             for stream in answering.values():
                 stream.adapter.reset()
@@ -129,9 +134,10 @@ def run_cell(matrix: dict[str, Any], run_folder: Path, stream_name: str, argumen
 
 
 def summed(outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """One record of all segments; clean ones are left out of the errors."""
+    """One record of all segments; clean ones, and all rounds but the last, are left out of the errors."""
     outcomes = list(outcomes)
-    shifted = [o for o in outcomes if o.segment.name != CLEAN] or outcomes
+    last = [o for o in outcomes if o.segment.round == outcomes[-1].segment.round]
+    shifted = [o for o in last if o.segment.name != CLEAN] or last
     verdicts = {v: sum(o.verdicts[v] for o in outcomes) for v in ("ok", "skip", *INTERVENED)}
     return {"n": sum(len(o.adapted) for o in shifted),
             "error_source": 100.0 * statistics.mean(w for o in shifted for w in o.source),
@@ -203,7 +209,7 @@ def main() -> None:
             for seed in given.seeds:
                 for stream in given.streams or entry.get("streams", matrix["streams"]):
                     chosen = [m for m in entry.get("methods", matrix["methods"]) if not given.methods or m in given.methods]
-                    chosen = [m for m in chosen if stream in matrix.get("costly", {}).get(m, [stream])]
+                    chosen = [m for m in chosen if stream in matrix.get("only", {}).get(m, [stream])]
                     settings = {**matrix["streams"][stream], **entry.get("limits", {}).get(stream, {})}
                     files.append(runs / f"{source}-{stream}-{seed}.json")
                     jobs.append(pool.submit(run_cell, matrix, runs / source, stream, settings, seed, chosen, files[-1]))

@@ -6,7 +6,9 @@ import copy
 import inspect
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,18 @@ class Trained:
     data_name: str
 
 
+def classifier(run: Run) -> Deployed:
+    """The classifier of a run.
+
+    Raises:
+        ConfigError: the run predicts no classes.
+    """
+    if run.method.tags.target != "class":
+        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
+                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
+    return Deployed(run.method)
+
+
 def from_run(config: dict[str, Any], run: Run) -> Trained:
     """The classifier of a run, on its own data or on those of the config.
 
@@ -93,15 +107,13 @@ def from_run(config: dict[str, Any], run: Run) -> Trained:
     for key in ("weights", "mean", "std"):
         if config[key] is not None:
             raise ConfigError(f"{key}={config[key]} belongs to network=...; a run brings its own, so leave it out")
-    if run.method.tags.target != "class":
-        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
-                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
+    model = classifier(run)
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
     if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
         raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
                           f"on {run.spec.num_classes} classes of {run.spec.modality}")
     name = name_of(config, "data") if config["data"] else data_name(run)
-    return Trained(Deployed(run.method), run.spec, run.method.views, data, name)
+    return Trained(model, run.spec, run.method.views, data, name)
 
 
 def from_network(config: dict[str, Any]) -> Trained:
@@ -129,12 +141,18 @@ def build_adapter(config: dict[str, Any], trained: Trained, device: torch.device
     Raises:
         ConfigError: the method cannot adapt the model.
     """
-    source = trained.model.to(device)
+    factory, source = adapter_factory(config, trained.views, trained.spec), trained.model.to(device)
+    with building("adapter"):
+        return factory(source).to(device), source
+
+
+def adapter_factory(config: dict[str, Any], views: Views, spec: Spec) -> Callable[..., Adapter]:
+    """What makes the configured adapter of a model, with the views and the shape of its samples where it asks for them."""
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
         takes = inspect.signature(factory.func).parameters
-        offers = {"views": copy.deepcopy(trained.views), "sample_shape": trained.spec.shape}
-        return factory(source, **{k: v for k, v in offers.items() if k in takes}).to(device), source
+    offers = {"views": copy.deepcopy(views), "sample_shape": spec.shape}
+    return partial(factory, **{k: v for k, v in offers.items() if k in takes})
 
 
 def data_name(run: Run) -> str:

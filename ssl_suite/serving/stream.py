@@ -114,11 +114,11 @@ class Stream:
         if source is not None and self.guard is not None and (reason := self.guard.objects(self.adapter, source)):
             self.publish(aside=True)
             return source, AdaptReport(0.0, 0, "skip", reason)
+        if self.published.aside:
+            self.publish(aside=False)
         if self.guard is not None and self.guard.disabled:
             return self.adapter.predict(x, length), AdaptReport(0.0, 0, "skip", "learning was switched off; reset() switches it on")
         if reason := self.budget.refuses(x):
-            if self.published.aside:
-                self.publish(aside=False)
             return self.adapter.predict(x, length), AdaptReport(0.0, 0, "skip", reason)
         start = time.perf_counter()
         with self.budget.measured(x, self.adapter.parameters()):
