@@ -63,16 +63,17 @@ class Remembering(nn.Module):
         return self.last[1]
 
 
-def built(matrix: dict[str, Any], method: str, trained: Trained, streams: ShiftStreams, bold: bool) -> tuple[Adapter, nn.Module]:
+def built(matrix: dict[str, Any], source: str, method: str, trained: Trained, streams: ShiftStreams,
+          bold: bool) -> tuple[Adapter, nn.Module]:
     """One method of the matrix, calibrated where it asks for it, and the source model; a bold one trusts any batch."""
-    entry = dict(matrix["methods"][method] or {})
+    entry = {**matrix["methods"][method], **matrix["sources"][source].get("settings", {}).get(method, {})}
     config: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "model" / f"{entry.pop('model', method)}.yaml"))
     config = {**config["adapter"], **matrix["common"], **entry}
     if bold and "min_batch" in config:
         config["min_batch"] = 1
-    adapter, source = build_adapter({"adapter": config}, trained, CPU)
+    adapter, model = build_adapter({"adapter": config}, trained, CPU)
     calibrate(adapter, trained.data, trained.spec, streams, CPU)
-    return adapter, source
+    return adapter, model
 
 
 def pass_through(answering: dict[str, Stream], trained: Trained, streams: ShiftStreams) -> dict[str, list[Outcome]]:
@@ -115,7 +116,7 @@ def run_cell(matrix: dict[str, Any], run_folder: Path, stream_name: str, argumen
     single, shared = streams.batch_size == 1, {"source": run_folder.name, "stream": stream_name, "seed": seed, "commit": commit()}
     alone = list(methods)
     for guard in (True, False):
-        pairs = {m: built(matrix, m, trained, streams, single and not guard) for m in (methods if guard else alone)}
+        pairs = {m: built(matrix, run_folder.name, m, trained, streams, single and not guard) for m in (methods if guard else alone)}
         if not pairs:
             break
         source = Remembering(next(iter(pairs.values()))[1])

@@ -25,8 +25,8 @@ class CollapseGuard:
     Three signs, none of which needs a label:
 
     - **Neighbours that are alike.** Where the predicted class depends on when a sample came (`dependence`, measured on the
-      source model's predictions), statistics of a batch are those of a class. An adapter that relies on a shuffled stream,
-      by the statistics of batches, is set aside there, and one that ``assumes`` a correlated stream is used only there: the
+      source model's predictions), statistics of a batch are those of a class. An adapter that normalises by them, or
+      ``assumes`` a shuffled stream, is set aside there, and one that assumes a correlated stream is used only there: the
       source model predicts instead, and nothing is learned, until the sign is gone.
     - **Fewer classes.** Predictions that spread over fewer classes than without learning, on the same samples, are on the way
       to collapse: back to the source, with a third of the learning rate; after the last time nothing is learned any more.
@@ -81,7 +81,7 @@ class CollapseGuard:
             source: logits of the source model, (B, K).
         """
         self.seen = torch.cat([self.seen.to(source), source.softmax(1)])[-self.window :]
-        assumes = "shuffled" if adapter.stats == "batch" and batch_norms(adapter.model) else adapter.assumes
+        assumes = adapter.assumes or ("shuffled" if adapter.stats == "batch" and batch_norms(adapter.model) else None)
         if assumes is None:
             return ""
         found = float(dependence(self.seen, BLOCK))

@@ -64,6 +64,7 @@ class Shot(Adapter):
 
     tags = Tags("Liang et al., ICML 2020, arXiv 2002.08546", "adaptation", batch="unlabeled", views=("clean",),
                 target="class")
+    assumes = "shuffled"
 
     def __init__(self, model: nn.Module, *, threshold: float = 0.9, label_weight: float = 0.3,
                  optimizer: Callable[..., torch.optim.Optimizer] | None = None, stats: Statistics = "batch",
