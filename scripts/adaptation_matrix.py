@@ -116,7 +116,8 @@ def run_cell(matrix: dict[str, Any], run_folder: Path, stream_name: str, argumen
     single, shared = streams.batch_size == 1, {"source": run_folder.name, "stream": stream_name, "seed": seed, "commit": commit()}
     alone = list(methods)
     for guard in (True, False):
-        pairs = {m: built(matrix, run_folder.name, m, trained, streams, single and not guard) for m in (methods if guard else alone)}
+        bold = single and not guard
+        pairs = {m: built(matrix, run_folder.name, m, trained, streams, bold) for m in (methods if guard else alone)}
         if not pairs:
             break
         source = Remembering(next(iter(pairs.values()))[1])
