@@ -19,7 +19,7 @@ from ssl_suite.config import locate
 from ssl_suite.testing import tiny_backbone, tiny_batch, tiny_spec, tiny_views
 from tests.configs import CONFIGS, names
 
-PRETEXT = ("ttt", "ttt_mae")
+PRETEXT = ("ttt", "ttt_mae", "ttt_series")
 """They need a model trained with a self-supervised head; tests/unit/methods/test_ttt.py holds the same checks for them."""
 AS_SOURCE = {"cotta", "deyo", "eata", "rotta", "sar", "self_learning", "shot", "tent"}
 """Methods whose first prediction, before anything was learned, is the source model's with its stored statistics."""
