@@ -4,11 +4,11 @@
     python scripts/adaptation_matrix.py cifar10 --set data.path=cifar10_jpeg.npz         # 3 seeds, two cells at a time
     python scripts/adaptation_matrix.py cifar10 --seeds 0 --sources resnet --streams sorted --methods tent lame
 
-A matrix is a file ``scripts/matrices/NAME.yaml``. Its networks are trained first, where their runs are not there yet (seed 0). A
-cell is one network on one stream with one seed (which draws order and corruptions); finished cells are passed over. All
-methods meet the same batches. A method first goes under the guard; where this never stepped in, its figures are those of the
-method alone too, since a guard that does nothing changes nothing. The rows with mean and spread go to the terminal, those of
-every cell to ``docs/tables/adaptation_NAME.csv``. Errors in %.
+A matrix is a file ``scripts/matrices/NAME.yaml``. Its networks are trained first, where their runs are not there yet: with seed 0,
+or with ``per_seed: true`` one for each seed. A cell is one network on one stream with one seed (which draws order and shifts);
+finished cells are passed over. All methods meet the same batches. A method first goes under the guard; where this never stepped
+in, its figures are those of the method alone too, since a guard that does nothing changes nothing. The rows with mean and spread
+go to the terminal, those of every cell to ``docs/tables/adaptation_NAME.csv``. Errors in %.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,8 @@ def pass_through(answering: dict[str, Stream], trained: Trained, streams: ShiftS
         for batch in streams.read(trained.data, trained.spec, segment):
             for name, stream in answering.items():
                 outcome = outcomes[name][-1]
-                outcome.source += mistakes(stream.by_source(batch["x"]), batch)
-                logits, report = stream.predict_and_adapt(batch["x"], index=batch["index"])
+                outcome.source += mistakes(stream.by_source(batch["x"], batch.get("length")), batch)
+                logits, report = stream.predict_and_adapt(batch["x"], batch.get("length"), batch["index"])
                 outcome.adapted += mistakes(logits, batch)
                 outcome.adapted_ms.append(report.ms)
                 outcome.used += report.n_used
@@ -102,7 +103,7 @@ def pass_through(answering: dict[str, Stream], trained: Trained, streams: ShiftS
     return outcomes
 
 
-def run_cell(matrix: dict[str, Any], run_folder: Path, stream_name: str, arguments: dict[str, Any], seed: int,
+def run_cell(matrix: dict[str, Any], source_name: str, run_folder: Path, stream_name: str, arguments: dict[str, Any], seed: int,
              methods: list[str], out: Path) -> None:
     """The methods that the cell's file lacks, on one stream; adds their records to it."""
     records: list[dict[str, Any]] = json.loads(out.read_text()) if out.is_file() else []
@@ -113,11 +114,11 @@ def run_cell(matrix: dict[str, Any], run_folder: Path, stream_name: str, argumen
     run = load_run(run_folder)
     trained = from_run(dict.fromkeys(("data", "weights", "mean", "std")), run)
     streams = ShiftStreams(**{"batch_size": 64, **arguments}, seed=seed)
-    single, shared = streams.batch_size == 1, {"source": run_folder.name, "stream": stream_name, "seed": seed, "commit": commit()}
+    single, shared = streams.batch_size == 1, {"source": source_name, "stream": stream_name, "seed": seed, "commit": commit()}
     alone = list(methods)
     for guard in (True, False):
         bold = single and not guard
-        pairs = {m: built(matrix, run_folder.name, m, trained, streams, bold) for m in (methods if guard else alone)}
+        pairs = {m: built(matrix, source_name, m, trained, streams, bold) for m in (methods if guard else alone)}
         if not pairs:
             break
         source = Remembering(next(iter(pairs.values()))[1])
@@ -148,14 +149,14 @@ def summed(outcomes: Iterable[Outcome]) -> dict[str, Any]:
             "ms": round(statistics.median(ms for o in outcomes for ms in o.adapted_ms), 2)}
 
 
-def train(name: str, overrides: list[str], folder: Path, extra: list[str]) -> None:
+def train(overrides: list[str], folder: Path, seed: int, extra: list[str]) -> None:
     """Train a source network, where its run is not there yet."""
     if (folder / "summary.json").is_file():
         return
-    command = [sys.executable, "train.py", *overrides, *extra, "seed=0", f"hydra.run.dir={folder}"]
-    Console().print(f"training {name}: {' '.join(command[1:])}")
+    command = [sys.executable, "train.py", *overrides, *extra, f"seed={seed}", f"hydra.run.dir={folder}"]
+    Console().print(f"training {folder.name}: {' '.join(command[1:])}")
     if subprocess.run(command, cwd=ROOT).returncode:
-        raise ConfigError(f"the network {name} could not be trained; see above")
+        raise ConfigError(f"the network {folder.name} could not be trained; see above")
 
 
 def show(matrix_name: str, records: list[dict[str, Any]]) -> None:
@@ -205,16 +206,16 @@ def main() -> None:
     files = []
     with Progress() as progress, ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         jobs = []
-        for source in given.sources or matrix["sources"]:
+        for source, seed in product(given.sources or matrix["sources"], given.seeds):
             entry = matrix["sources"][source]
-            train(source, entry["train"], runs / source, given.set)
-            for seed in given.seeds:
-                for stream in given.streams or entry.get("streams", matrix["streams"]):
-                    chosen = [m for m in entry.get("methods", matrix["methods"]) if not given.methods or m in given.methods]
-                    chosen = [m for m in chosen if stream in matrix.get("only", {}).get(m, [stream])]
-                    settings = {**matrix["streams"][stream], **entry.get("limits", {}).get(stream, {})}
-                    files.append(runs / f"{source}-{stream}-{seed}.json")
-                    jobs.append(pool.submit(run_cell, matrix, runs / source, stream, settings, seed, chosen, files[-1]))
+            run = runs / (f"{source}-{seed}" if matrix.get("per_seed") else source)
+            train(entry["train"], run, seed if matrix.get("per_seed") else 0, given.set)
+            for stream in given.streams or entry.get("streams", matrix["streams"]):
+                chosen = [m for m in entry.get("methods", matrix["methods"]) if not given.methods or m in given.methods]
+                chosen = [m for m in chosen if stream in matrix.get("only", {}).get(m, [stream])]
+                settings = {**matrix["streams"][stream], **entry.get("limits", {}).get(stream, {})}
+                files.append(runs / f"{source}-{stream}-{seed}.json")
+                jobs.append(pool.submit(run_cell, matrix, source, run, stream, settings, seed, chosen, files[-1]))
         task = progress.add_task(given.matrix, total=len(jobs))
         for job in jobs:
             job.result()
