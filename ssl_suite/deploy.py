@@ -28,15 +28,21 @@ from ssl_suite.config import ConfigError, validate
 from ssl_suite.data.streams import CLEAN, ShiftStreams
 from ssl_suite.method import Method
 from ssl_suite.run import Run, build_data, building, load_run, name_of, plain
+from ssl_suite.scoring import mistakes, wanted, word_mistakes
 from ssl_suite.summary import Summary, commit, flat, timed_rate, versions, write_summary
 from ssl_suite.views import Views
 
 GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "data", "backbone", "backbones", "optimizer", "schedule",
           "trainer", "stream", "root", "trusted_packages")
+TARGETS = {"class": ("predicts no classes, and this adapter takes classifiers",
+                     "train one with model=finetune init_from=RUN, or model=supervised"),
+           "text": ("writes no text, and this adapter takes networks that do",
+                    "train one with model=ctc, or adapt a classifier with model=tent")}
+"""{what an adapter takes: what is wrong with a run that does not fit, the remedy}."""
 
 
 class Deployed(nn.Module):
-    """A trained classifier as a plain function of standardised samples: what an Adapter takes.
+    """A trained network as a plain function of standardised samples: what an Adapter takes.
 
     Args:
         method: a trained method with `logits`; copied, without its views and its trainer.
@@ -47,7 +53,7 @@ class Deployed(nn.Module):
         self.method = copy.deepcopy(method, {id(method.views): Views(), id(method._trainer): None}).eval()
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
-        """Logits (B, K) of standardised samples (B, ...)."""
+        """Logits of standardised samples (B, ...): of classes (B, K), or of frames (B, N, V)."""
         batch: Batch = {"x": x, "index": torch.zeros(len(x), dtype=torch.int64, device=x.device)}
         return self.method.logits(batch if length is None else {**batch, "length": length})
 
@@ -73,8 +79,10 @@ class Outcome:
 
     Attributes:
         name: the shift.
-        source: whether the source model was wrong, per sample in order.
-        adapted: whether the adapter was wrong, each sample predicted once, when it arrived.
+        source: mistakes of the source model, per sample in order.
+        adapted: mistakes of the adapter, each sample predicted once, when it arrived.
+        wanted: how much there was to get right in each sample: one class, or so many letters.
+        words: for transcripts that have words, those of each sample, and the source model's and the adapter's mistakes.
         used: samples learned from.
         skipped: updates that were refused or undone.
         seconds: time spent in the adapter.
@@ -82,8 +90,10 @@ class Outcome:
     """
 
     name: str
-    source: list[bool] = field(default_factory=list)
-    adapted: list[bool] = field(default_factory=list)
+    source: list[int] = field(default_factory=list)
+    adapted: list[int] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+    words: list[tuple[int, int, int]] = field(default_factory=list)
     used: int = 0
     skipped: int = 0
     seconds: float = 0.0
@@ -91,15 +101,17 @@ class Outcome:
 
     def row(self) -> dict[str, Any]:
         """The stream in one row of ``metrics.csv``; errors as shares."""
-        source, adapted = float(np.mean(self.source)), float(np.mean(self.adapted))
+        source, adapted = (sum(wrong) / sum(self.wanted) for wrong in (self.source, self.adapted))
+        words, *wrong = map(sum, zip(*self.words, strict=True)) if self.words else (0,)
         return {"shift": self.name, "n": len(self.source), "error_source": source, "error_adapted": adapted,
                 "gain": source - adapted, "n_used": self.used, "skipped": self.skipped,
-                "seconds": round(self.seconds, 3), "error_clean_after": self.clean_after}
+                "seconds": round(self.seconds, 3), "error_clean_after": self.clean_after,
+                **{f"wer_{who}": count / words for who, count in zip(("source", "adapted"), wrong, strict=False)}}
 
 
-def moved(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Samples, their lengths and classes, on a device."""
-    return batch["x"].to(device), batch["length"].to(device) if "length" in batch else None, batch["y"].to(device)
+def moved(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Samples and their lengths on a device."""
+    return batch["x"].to(device), batch["length"].to(device) if "length" in batch else None
 
 
 def run_stream(adapter: Adapter, source: nn.Module, data: Any, run: Run, streams: ShiftStreams, name: str,
@@ -107,14 +119,16 @@ def run_stream(adapter: Adapter, source: nn.Module, data: Any, run: Run, streams
     """Send one stream through the source model and through the adapter, each sample once."""
     outcome, device = Outcome(name), adapter.seen.device
     for batch in streams.batches(data, run.spec, name):
-        x, length, y = moved(batch, device)
+        x, length = moved(batch, device)
         with torch.no_grad():
             plain_logits = source(x, length)
         start = time.perf_counter()
         logits, report = adapter.predict_and_adapt(x, length, batch["index"].to(device))
-        outcome.adapted += (logits.argmax(1) != y).tolist()
+        outcome.adapted += mistakes(logits, batch)
         outcome.seconds += time.perf_counter() - start
-        outcome.source += (plain_logits.argmax(1) != y).tolist()
+        outcome.source += mistakes(plain_logits, batch)
+        outcome.wanted += wanted(batch)
+        outcome.words += word_mistakes(plain_logits, logits, batch, run.spec.vocabulary)
         outcome.used += report.n_used
         outcome.skipped += report.verdict == "skip"
         tick(len(x))
@@ -124,12 +138,12 @@ def run_stream(adapter: Adapter, source: nn.Module, data: Any, run: Run, streams
 def clean_error(predict: Callable[..., Tensor], data: Any, run: Run, streams: ShiftStreams,
                 device: torch.device) -> float:
     """Error on the uncorrupted stream, without learning."""
-    wrong: list[bool] = []
+    wrong, count = 0, 0
     with torch.no_grad():
         for batch in streams.batches(data, run.spec, CLEAN):
-            x, length, y = moved(batch, device)
-            wrong += (predict(x, length).argmax(1) != y).tolist()
-    return float(np.mean(wrong))
+            wrong += sum(mistakes(predict(*moved(batch, device)), batch))
+            count += sum(wanted(batch))
+    return wrong / count
 
 
 def run_streams(adapter: Adapter, source: nn.Module, data: Any, run: Run, streams: ShiftStreams) -> list[Outcome]:
@@ -153,14 +167,15 @@ def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tup
     """The adapter and the source model it starts from, on a device.
 
     Raises:
-        ConfigError: the run predicts no classes, or the method cannot adapt it.
+        ConfigError: the run predicts no classes (or writes no text), or the method cannot adapt it.
     """
-    if run.method.tags.target != "class":
-        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
-                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
     source = Deployed(run.method).to(device)
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
+        target = factory.func.tags.target if hasattr(factory.func, "tags") else "class"
+        if run.method.tags.target != target:
+            what, remedy = TARGETS[target]
+            raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} {what}; {remedy}")
         takes = inspect.signature(factory.func).parameters
         offers = {"views": copy.deepcopy(run.method.views), "sample_shape": run.spec.shape}
         return factory(source, **{k: v for k, v in offers.items() if k in takes}).to(device), source
@@ -173,7 +188,7 @@ def calibrate(adapter: Adapter, data: Any, run: Run, streams: ShiftStreams) -> N
         return
     clean, device = copy.copy(streams), adapter.seen.device
     clean.part, clean.limit = "train", count
-    batches = (moved({"y": batch["index"], **batch}, device)[:2] for batch in clean.batches(data, run.spec, CLEAN))
+    batches = (moved(batch, device) for batch in clean.batches(data, run.spec, CLEAN))
     cast(Any, adapter).calibrate(batches)
 
 
@@ -183,7 +198,7 @@ def summarise(config: dict[str, Any], run: Run, data: Any, outcomes: list[Outcom
     rows = [o.row() for o in outcomes]
     after = [o.clean_after for o in outcomes if o.clean_after == o.clean_after]
     shifted = [row for row in rows if row["shift"] != CLEAN] or rows
-    means = ("error_adapted", "error_source", "gain")
+    means = [name for name in ("error_adapted", "error_source", "gain", "wer_adapted", "wer_source") if name in rows[0]]
     scores = {name: float(np.mean([row[name] for row in shifted])) for name in means}
     scores |= {"error_clean_before": clean, "error_clean_after": float(np.mean(after))}
     scores |= {f"error_adapted_{row['shift']}": row["error_adapted"] for row in rows}
@@ -214,15 +229,16 @@ def draw_stream(path: Path, outcomes: list[Outcome]) -> None:
     """Error over the last samples along all streams, source beside adapted."""
     from matplotlib.figure import Figure
 
-    wrong = {name: np.concatenate([getattr(o, name) for o in outcomes]).astype(float) for name in ("source", "adapted")}
+    wrong = {name: np.concatenate([getattr(o, name) for o in outcomes]) for name in ("source", "adapted", "wanted")}
+    totals = {name: np.cumsum(np.concatenate([[0.0], values])) for name, values in wrong.items()}
     window = max(8, len(outcomes[0].source) // 6)
     figure = Figure(figsize=(max(6.0, 1.1 * len(outcomes)), 3.2), layout="constrained")
     axes = figure.subplots()
     for name, colour in (("source", "0.6"), ("adapted", "tab:blue")):
-        sums = np.cumsum(np.concatenate([[0.0], wrong[name]]))
-        stop = np.arange(1, len(sums))
+        stop = np.arange(1, len(totals[name]))
         start = np.maximum(0, stop - window)
-        axes.plot(stop, 100.0 * (sums[stop] - sums[start]) / (stop - start), color=colour, label=name)
+        share = np.divide(*(totals[key][stop] - totals[key][start] for key in (name, "wanted")))
+        axes.plot(stop, 100.0 * share, color=colour, label=name)
     edge = 0
     for outcome in outcomes:
         axes.axvline(edge, color="0.9", zorder=0)
@@ -293,6 +309,9 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
     config = plain(cfg)
     validate({k: v for k, v in config.items() if k not in ("model", "trainer")}, GROUPS, config["trusted_packages"])
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
+    if data.spec.vocabulary != run.spec.vocabulary:
+        raise ConfigError("data: the symbols of the transcripts are not those the checkpoint was trained on: "
+                          f"{''.join(data.spec.vocabulary)!r}, {''.join(run.spec.vocabulary)!r}")
     if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
         raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
                           f"on {run.spec.num_classes} classes of {run.spec.modality}")

@@ -276,6 +276,11 @@ class Wav2Vec2(nn.Module):
         nn.init.zeros_(conv.bias)
 
     @property
+    def frontend(self) -> nn.Module:
+        """The convolutions and the projection of their features: what lies below the transformer."""
+        return nn.ModuleList([self.net.feature_extractor, self.net.encoder.feature_projection])
+
+    @property
     def receptive_field(self) -> int:
         """Samples that one frame of the front-end sees; 400 as published."""
         field = 1
