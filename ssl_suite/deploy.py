@@ -34,11 +34,11 @@ from ssl_suite.views import Views
 
 GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "data", "backbone", "backbones", "optimizer", "schedule",
           "trainer", "stream", "root", "trusted_packages")
-TARGETS = {"class": ("predicts no classes, and this adapter takes classifiers",
-                     "train one with model=finetune init_from=RUN, or model=supervised"),
-           "text": ("writes no text, and this adapter takes networks that do",
-                    "train one with model=ctc, or adapt a classifier with model=tent")}
-"""{what an adapter takes: what is wrong with a run that does not fit, the remedy}."""
+TARGETS = {"class": "predicts no classes, and this adapter takes only classifiers; train one with model=finetune init_from=RUN, "
+                    "or model=supervised",
+           "text": "writes no text, and this adapter takes only networks that do; train one with model=ctc, or adapt a "
+                   "classifier with model=tent"}
+"""{target of an adapter: what is wrong with a run of another}."""
 
 
 class Deployed(nn.Module):
@@ -174,8 +174,7 @@ def build_adapter(config: dict[str, Any], run: Run, device: torch.device) -> tup
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
         target = factory.func.tags.target if hasattr(factory.func, "tags") else "class"
         if run.method.tags.target != target:
-            what, remedy = TARGETS[target]
-            raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} {what}; {remedy}")
+            raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} {TARGETS[target]}")
         takes = inspect.signature(factory.func).parameters
         offers = {"views": copy.deepcopy(run.method.views), "sample_shape": run.spec.shape}
         return factory(source, **{k: v for k, v in offers.items() if k in takes}).to(device), source

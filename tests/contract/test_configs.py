@@ -159,7 +159,7 @@ def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", adapters())
 def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
-    text = name == "suta"
+    text = name not in trained() and locate(raw("model", name)["adapter"]["_target_"], name).tags.target == "text"
     source = name if name in trained() else "ctc" if text else "supervised"
     backbone = ["backbone=vit_digits"] if "mae" in name else ["backbone=cifar_resnet_tiny"]
     backbone += ["backbone.norm=batch"] if name in NEED_BATCH_NORM else []
