@@ -41,9 +41,10 @@ from ssl_suite.data.streams import CLEAN, ShiftStreams
 from ssl_suite.deploy import Trained, build_adapter, from_run
 from ssl_suite.programs import guarded, parser
 from ssl_suite.run import load_run
+from ssl_suite.scoring import mistakes
 from ssl_suite.serving.guard import CollapseGuard
 from ssl_suite.serving.stream import Stream
-from ssl_suite.streaming import Outcome, calibrate, clean_error, mistakes
+from ssl_suite.streaming import Outcome, calibrate, clean_error
 from ssl_suite.summary import commit
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from ssl_suite.config import ConfigError, require, validate
 from ssl_suite.data.streams import ShiftStreams
-from ssl_suite.deploy import GROUPS, adapter_factory, classifier
+from ssl_suite.deploy import GROUPS, Deployed, adapter_factory
 from ssl_suite.programs import guarded, parser
 from ssl_suite.run import Run, build_data, building, load_run, plain
 from ssl_suite.serving.budget import Budget
@@ -50,8 +50,8 @@ def adapter_config(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def deployment(run: Run, given: argparse.Namespace) -> Deployment:
     """The run's model with streams of its own, as the command line has it."""
-    model, shape = classifier(run), Samples(run.spec).shape
-    factory = adapter_factory(adapter_config(given.adapter, given.set), run.method.views, run.spec)
+    model, shape = Deployed(run.method), Samples(run.spec).shape
+    factory = adapter_factory(adapter_config(given.adapter, given.set), model, run.method.views, run.spec)
     with building("serve"):
         Budget(given.max_ms, given.max_mib)
         made = Deployment(model, factory, guard=CollapseGuard if given.guard else None,

@@ -33,10 +33,15 @@ from ssl_suite.views import Views
 
 GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "network", "weights", "mean", "std", "data", "backbone", "backbones",
           "optimizer", "schedule", "trainer", "stream", "guard", "budget", "root", "trusted_packages")
+TARGETS = {"class": "predicts no classes, and this adapter takes only classifiers; train one with model=finetune init_from=RUN, "
+                    "or model=supervised",
+           "text": "writes no text, and this adapter takes only networks that do; train one with model=ctc, or adapt a "
+                   "classifier with model=tent"}
+"""{target of an adapter: what is wrong with a network of another}."""
 
 
 class Deployed(nn.Module):
-    """A trained classifier as a plain function of standardised samples: what an Adapter takes.
+    """A trained network as a plain function of standardised samples: what an Adapter takes.
 
     Args:
         method: a trained method with `logits`; copied, without its views and its trainer.
@@ -47,7 +52,7 @@ class Deployed(nn.Module):
         self.method = copy.deepcopy(method, {id(method.views): Views(), id(method._trainer): None}).eval()
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
-        """Logits (B, K) of standardised samples (B, ...)."""
+        """Logits of standardised samples (B, ...): of classes (B, K), or of frames (B, N, V)."""
         batch: Batch = {"x": x, "index": torch.zeros(len(x), dtype=torch.int64, device=x.device)}
         return self.method.logits(batch if length is None else {**batch, "length": length})
 
@@ -86,34 +91,24 @@ class Trained:
     data_name: str
 
 
-def classifier(run: Run) -> Deployed:
-    """The classifier of a run.
-
-    Raises:
-        ConfigError: the run predicts no classes.
-    """
-    if run.method.tags.target != "class":
-        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
-                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
-    return Deployed(run.method)
-
-
 def from_run(config: dict[str, Any], run: Run) -> Trained:
-    """The classifier of a run, on its own data or on those of the config.
+    """The network of a run, on its own data or on those of the config.
 
     Raises:
-        ConfigError: the run predicts no classes, or the data have others.
+        ConfigError: the data have other classes or symbols.
     """
     for key in ("weights", "mean", "std"):
         if config[key] is not None:
             raise ConfigError(f"{key}={config[key]} belongs to network=...; a run brings its own, so leave it out")
-    model = classifier(run)
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
+    if data.spec.vocabulary != run.spec.vocabulary:
+        raise ConfigError("data: the symbols of the transcripts are not those the checkpoint was trained on: "
+                          f"{''.join(data.spec.vocabulary)!r}, {''.join(run.spec.vocabulary)!r}")
     if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
         raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
                           f"on {run.spec.num_classes} classes of {run.spec.modality}")
     name = name_of(config, "data") if config["data"] else data_name(run)
-    return Trained(model, run.spec, run.method.views, data, name)
+    return Trained(Deployed(run.method), run.spec, run.method.views, data, name)
 
 
 def from_network(config: dict[str, Any]) -> Trained:
@@ -141,16 +136,26 @@ def build_adapter(config: dict[str, Any], trained: Trained, device: torch.device
     Raises:
         ConfigError: the method cannot adapt the model.
     """
-    factory, source = adapter_factory(config, trained.views, trained.spec), trained.model.to(device)
+    factory, source = adapter_factory(config, trained.model, trained.views, trained.spec), trained.model.to(device)
     with building("adapter"):
         return factory(source).to(device), source
 
 
-def adapter_factory(config: dict[str, Any], views: Views, spec: Spec) -> Callable[..., Adapter]:
-    """What makes the configured adapter of a model, with the views and the shape of its samples where it asks for them."""
+def adapter_factory(config: dict[str, Any], model: nn.Module, views: Views, spec: Spec) -> Callable[..., Adapter]:
+    """What makes the configured adapter of a model, with the views and the shape of its samples where it asks for them.
+
+    Raises:
+        ConfigError: the adapter is for networks that predict something else.
+    """
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
         takes = inspect.signature(factory.func).parameters
+    target = factory.func.tags.target if hasattr(factory.func, "tags") else "class"
+    if (model.method.tags.target if isinstance(model, Deployed) else "class") != target:
+        made = type(model.method if isinstance(model, Deployed) else model).__name__
+        raise ConfigError(f"checkpoint: {made} {TARGETS[target]}")
+    if target == "text" and config.get("guard"):
+        raise ConfigError("guard: it watches classes, and these networks write text; leave guard out")
     offers = {"views": copy.deepcopy(views), "sample_shape": spec.shape}
     return partial(factory, **{k: v for k, v in offers.items() if k in takes})
 

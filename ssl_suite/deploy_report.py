@@ -21,6 +21,7 @@ from ssl_suite.summary import Summary
 from ssl_suite.views import Views
 
 ERRORS = ("error_source", "error_adapted", "gain")
+WORDS = ("wer_source", "wer_adapted")
 COUNTS = ("n", "skipped", "resets")
 POINTS = 4000
 LABELS = 40
@@ -38,7 +39,7 @@ def by_shift(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
             found.setdefault(name, []).append(row)
     table: dict[str, dict[str, float]] = {}
     for name, rows in found.items():
-        table[name] = {key: float(np.mean([row[key] for row in rows])) for key in ERRORS}
+        table[name] = {key: float(np.mean([row[key] for row in rows])) for key in (*ERRORS, *WORDS) if key in rows[0]}
         table[name] |= {key: sum(row.get(key, 0) for row in rows) for key in COUNTS}
         table[name]["error_clean_after"] = mean_measured(row.get("error_clean_after", np.nan) for row in rows)
     return table
@@ -59,14 +60,14 @@ def scores(outcomes: Sequence[Outcome], clean: float) -> tuple[dict[str, float],
     """
     table = by_shift(outcomes)
     shifted = [row for name, row in table.items() if name != CLEAN] or list(table.values())
-    found = {key: float(np.mean([row[key] for row in shifted])) for key in ERRORS}
+    found = {key: float(np.mean([row[key] for row in shifted])) for key in (*ERRORS, *WORDS) if key in shifted[0]}
     source = {"error": found["error_source"]} | {f"error_{name}": row["error_source"] for name, row in table.items()}
     found |= {"error_clean_before": clean, "error_clean_after": mean_measured(o.clean_after for o in outcomes)}
     found |= {f"error_adapted_{name}": row["error_adapted"] for name, row in table.items()}
     rounds = {o.segment.round for o in outcomes}
     for number in sorted(rounds) if len(rounds) > 1 else ():
-        found[f"error_adapted_round_{number + 1}"] = float(np.mean(np.concatenate(
-            [o.adapted for o in outcomes if o.segment.round == number])))
+        found[f"error_adapted_round_{number + 1}"] = float(np.divide(*(
+            sum(sum(getattr(o, counts)) for o in outcomes if o.segment.round == number) for counts in ("adapted", "wanted"))))
     for name, which in (("ms", "adapted_ms"), ("ms_source", "source_ms")):
         times = np.concatenate([getattr(o, which) for o in outcomes])
         found |= {f"{name}_median": float(np.median(times)), f"{name}_p95": float(np.percentile(times, 95))}
@@ -99,9 +100,11 @@ def draw_stream(path: Path, outcomes: Sequence[Outcome]) -> None:
     axes = figure.subplots()
     stop = np.unique(np.linspace(1, total, min(total, POINTS)).astype(np.int64))
     start = np.maximum(0, stop - window)
+    sums = {name: np.cumsum(np.concatenate([[0.0], *(getattr(o, name) for o in outcomes)]))
+            for name in ("source", "adapted", "wanted")}
     for name, colour in (("source", "0.6"), ("adapted", "tab:blue")):
-        sums = np.concatenate([[0.0], np.cumsum(np.concatenate([getattr(o, name) for o in outcomes]))])
-        axes.plot(stop, 100.0 * (sums[stop] - sums[start]) / (stop - start), color=colour, label=name)
+        share = np.divide(*(sums[key][stop] - sums[key][start] for key in (name, "wanted")))
+        axes.plot(stop, 100.0 * share, color=colour, label=name)
     for first in groups:
         axes.axvline(starts[first], color="0.9", zorder=0)
         if len(groups) <= LABELS:

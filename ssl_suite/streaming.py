@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Batch, Spec
 from ssl_suite.data.streams import CLEAN, Segment, ShiftStreams
+from ssl_suite.scoring import mistakes, wanted, word_mistakes
 
 
 @dataclass
@@ -27,8 +28,10 @@ class Outcome:
 
     Attributes:
         segment: what came.
-        source: mistakes of the source model, per sample in order; see `mistakes`.
+        source: mistakes of the source model, per sample in order; see `ssl_suite.scoring.mistakes`.
         adapted: mistakes of the adapter, each sample predicted once, when it arrived.
+        wanted: how much there was to get right in each sample: one class, or so many letters.
+        words: for transcripts that have words, those of each sample, and the source model's and the adapter's mistakes.
         used: samples learned from.
         verdicts: how often each verdict was given on an update.
         resets: samples of this segment seen at each return to the source model.
@@ -40,8 +43,10 @@ class Outcome:
     """
 
     segment: Segment
-    source: list[float] = field(default_factory=list)
-    adapted: list[float] = field(default_factory=list)
+    source: list[int] = field(default_factory=list)
+    adapted: list[int] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+    words: list[tuple[int, int, int]] = field(default_factory=list)
     used: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
     resets: list[int] = field(default_factory=list)
@@ -53,17 +58,20 @@ class Outcome:
     def errors(self, which: np.ndarray | None = None) -> dict[str, float]:
         """Errors as shares, of all samples or of those that are chosen, (N,) bool."""
         chosen = slice(None) if which is None else which
-        source, adapted = (float(np.mean(np.array(wrong)[chosen])) for wrong in (self.source, self.adapted))
-        return {"n": len(np.array(self.source)[chosen]), "error_source": source, "error_adapted": adapted, "gain": source - adapted}
+        source, adapted, asked = (np.array(counts)[chosen] for counts in (self.source, self.adapted, self.wanted))
+        before, after = (float(wrong.sum() / asked.sum()) for wrong in (source, adapted))
+        return {"n": len(asked), "error_source": before, "error_adapted": after, "gain": before - after}
 
     def row(self) -> dict[str, Any]:
         """The segment in one row of ``metrics.csv``."""
         times = {f"{name}_{q}": round(float(np.percentile(ms, p)), 3) for name, ms in
                  (("ms", self.adapted_ms), ("ms_source", self.source_ms)) for q, p in (("median", 50), ("p95", 95))}
+        words, *wrong = map(sum, zip(*self.words, strict=True)) if self.words else (0,)
+        rates = {f"wer_{who}": count / words for who, count in zip(("source", "adapted"), wrong, strict=False)}
         return {"shift": self.segment.name, "round": self.segment.round, **self.errors(), "n_used": self.used,
                 "updates": self.verdicts["ok"], "skipped": self.verdicts["skip"] + self.verdicts["rollback"],
                 "resets": len(self.resets), "seconds": round(sum(self.adapted_ms) / 1000.0, 3), **times,
-                "memory": round(self.memory, 1), "error_clean_after": self.clean_after}
+                "memory": round(self.memory, 1), "error_clean_after": self.clean_after, **rates}
 
     def inner_rows(self) -> list[dict[str, Any]]:
         """Where shifts are mixed, the errors under each: rows named ``mixed:SHIFT``."""
@@ -76,19 +84,6 @@ class Outcome:
 def inputs(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
     """What a model takes, on a device: samples, and their lengths where rows are padded."""
     return tuple(batch[key].to(device) for key in ("x", "length") if key in batch)
-
-
-def mistakes(logits: Tensor, batch: Batch, classes: np.ndarray | None = None) -> list[float]:
-    """1 for each sample whose class is not the one with the largest logit, else 0.
-
-    Args:
-        logits: (B, K).
-        batch: ``y`` (B,).
-        classes: the only classes that may be predicted; None allows all.
-    """
-    logits = logits.detach().cpu()
-    best = logits.argmax(1) if classes is None else torch.from_numpy(classes)[logits[:, classes].argmax(1)]
-    return (best != batch["y"].cpu()).float().tolist()
 
 
 @contextmanager
@@ -119,7 +114,8 @@ def memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: the most so far, in bytes
 
 
-def run_segment(adapter: Any, source: nn.Module, batches: Iterator[Batch], outcome: Outcome, device: torch.device) -> Iterator[Any]:
+def run_segment(adapter: Any, source: nn.Module, batches: Iterator[Batch], outcome: Outcome, device: torch.device,
+                vocabulary: Sequence[str] = ()) -> Iterator[Any]:
     """Send one segment through the source model and through the adapter, each sample once; yields the report on each batch.
 
     Args:
@@ -128,6 +124,7 @@ def run_segment(adapter: Any, source: nn.Module, batches: Iterator[Batch], outco
         batches: the samples.
         outcome: filled in as they pass.
         device: where the models are.
+        vocabulary: symbols of the transcripts, where the models write them.
     """
     for batch in batches:
         given, index = inputs(batch, device), batch["index"].to(device)
@@ -137,6 +134,8 @@ def run_segment(adapter: Any, source: nn.Module, batches: Iterator[Batch], outco
             logits, report = adapter.predict_and_adapt(*given, index=index)
         outcome.source += mistakes(plain, batch, outcome.segment.classes)
         outcome.adapted += mistakes(logits, batch, outcome.segment.classes)
+        outcome.wanted += wanted(batch)
+        outcome.words += word_mistakes(plain, logits, batch, vocabulary)
         outcome.used += report.n_used
         outcome.verdicts[report.verdict] += 1
         yield report
@@ -152,7 +151,7 @@ def run_streams(adapter: Any, source: nn.Module, data: Any, spec: Spec, streams:
         for segment in segments:
             progress.update(task, description=f"adapting to {segment.name}")
             outcome, last = Outcome(segment), segment is segments[-1]
-            for report in run_segment(adapter, source, streams.read(data, spec, segment), outcome, device):
+            for report in run_segment(adapter, source, streams.read(data, spec, segment), outcome, device, spec.vocabulary):
                 outcome.memory = max(outcome.memory, memory(device) - base)
                 updates = 0 if report.verdict == "reset" else updates + (report.verdict == "ok")
                 due = updates == streams.reset
@@ -173,11 +172,12 @@ def run_streams(adapter: Any, source: nn.Module, data: Any, spec: Spec, streams:
 
 def clean_error(predict: Callable[..., Tensor], data: Any, spec: Spec, streams: ShiftStreams, device: torch.device) -> float:
     """Error on the unshifted samples of the part, shuffled, without learning."""
-    wrong: list[float] = []
+    wrong, asked = 0, 0
     with torch.no_grad():
         for batch in streams.batches(data, spec, CLEAN):
-            wrong += mistakes(predict(*inputs(batch, device)), batch)
-    return float(np.mean(wrong))
+            wrong += sum(mistakes(predict(*inputs(batch, device)), batch))
+            asked += sum(wanted(batch))
+    return wrong / asked
 
 
 def calibrate(adapter: Any, data: Any, spec: Spec, streams: ShiftStreams, device: torch.device) -> None:

@@ -159,12 +159,15 @@ def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", adapters())
 def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
-    source = name if name in trained() else "supervised"
+    text = name not in trained() and locate(raw("model", name)["adapter"]["_target_"], name).tags.target == "text"
+    source = name if name in trained() else "ctc" if text else "supervised"
     backbone = ["backbone=vit_digits"] if "mae" in name else ["backbone=cifar_resnet_tiny"]
     backbone += ["backbone.norm=batch"] if name in NEED_BATCH_NORM else []
-    trained_run = run(tmp_path / "run", f"model={source}", "data=digits", *backbone)
-    cfg = composed(f"model={name}", f"checkpoint={trained_run}", "seed=0", "stream=digits", "stream.shifts=[gaussian_noise,clean]",
-                   "stream.limit=32", "stream.batch_size=16", program="adapt")
+    data = tiny_data("speech", tmp_path, text=True) if text else ["data=digits", *backbone]
+    stream = ["stream.shifts=[noise,clean]"] if text else ["stream=digits", "stream.shifts=[gaussian_noise,clean]"]
+    trained_run = run(tmp_path / "run", f"model={source}", *data)
+    cfg = composed(f"model={name}", f"checkpoint={trained_run}", "seed=0", *stream, "stream.limit=32", "stream.batch_size=16",
+                   program="adapt")
     if "steps" in cfg["adapter"]:
         cfg["adapter"] |= {"steps": 1}
     folder = tmp_path / "adapted"

@@ -14,7 +14,8 @@ from ssl_suite.adapter import AdaptReport
 from ssl_suite.data.sources import ArraySource
 from ssl_suite.data.streams import CLEAN, Segment, ShiftStreams
 from ssl_suite.deploy_report import by_shift, draw_stream, scores
-from ssl_suite.streaming import Outcome, clean_error, memory, mistakes, run_streams
+from ssl_suite.scoring import mistakes
+from ssl_suite.streaming import Outcome, clean_error, memory, run_streams
 from ssl_suite.testing import tiny_spec
 
 SPEC = tiny_spec("images")
