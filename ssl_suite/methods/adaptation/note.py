@@ -16,11 +16,11 @@ samples after it, as there.
 
 Batch: ``x`` (B, ...) standardised; ``length`` (B,) where rows are padded, for all batches or for none.
 
-Known limits: the paper trains its source with these layers. On an ordinary source the widths hold positions for independent,
-which neighbours are not, so that on large maps nearly every sample counts as another and the network sees features it never
-learned from; ``k: .inf`` keeps plain batch norm. On the 8 x 8 digits k = 4 left the clean error of an ordinary source where it
-was; larger maps are not measured. Padding counts as positions. The state, and so a saved file, holds samples of the stream.
-Until ``update_every`` samples have come nothing is learned.
+Known limits: the paper trains its source with these layers, which this suite cannot. On an ordinary source the widths hold
+positions for independent, which neighbours are not, so that on large maps nearly every sample counts as another and the
+network sees features it never learned from; ``k: .inf`` keeps plain batch norm. On the 8 x 8 digits k = 4 left the clean
+error of an ordinary source where it was; larger maps are not measured. Padding counts as positions. The state, and so a saved
+file, holds samples of the stream. Until ``update_every`` samples have come nothing is learned.
 """
 
 from __future__ import annotations
