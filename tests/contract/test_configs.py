@@ -159,12 +159,16 @@ def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", adapters())
 def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
-    text = name not in trained() and locate(raw("model", name)["adapter"]["_target_"], name).tags.target == "text"
-    source = name if name in trained() else "ctc" if text else "supervised"
+    own = name in trained()
+    tags = locate(raw("model", name)["model" if own else "adapter"]["_target_"], name).tags
+    text = tags.target == "text"
+    source = name if own else "ctc" if text else "supervised"
     backbone = ["backbone=vit_digits"] if "mae" in name else ["backbone=cifar_resnet_tiny"]
     backbone += ["backbone.norm=batch"] if name in NEED_BATCH_NORM else []
-    data = tiny_data("speech", tmp_path, text=True) if text else ["data=digits", *backbone]
-    stream = ["stream.shifts=[noise,clean]"] if text else ["stream=digits", "stream.shifts=[gaussian_noise,clean]"]
+    data, stream = ["data=digits", *backbone], ["stream=digits", "stream.shifts=[gaussian_noise,clean]"]
+    if "images" not in tags.modalities:
+        data = tiny_data(tags.modalities[0], tmp_path, text=text)
+        stream = [f"stream.shifts=[{'noise' if text else 'gaussian_noise'},clean]"]
     trained_run = run(tmp_path / "run", f"model={source}", *data)
     cfg = composed(f"model={name}", f"checkpoint={trained_run}", "seed=0", *stream, "stream.limit=32", "stream.batch_size=16",
                    program="adapt")

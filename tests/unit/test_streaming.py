@@ -180,6 +180,6 @@ def test_pictures_of_unusual_streams(kind: str, tmp_path: Any) -> None:
     names = {"mixed": ["mixed"], "long": [f"shift{i % 15}" for i in range(90)],
              "gradual": [f"fog:{s}" for s in (1, 2, 3, 2, 1)]}[kind]
     outcomes = [Outcome(Segment(name, ((name, 5),), np.zeros(60, int), np.arange(60)), rng.integers(0, 2, 60).tolist(),
-                        rng.integers(0, 2, 60).tolist(), resets=[30], clean_after=0.1) for name in names]
+                        rng.integers(0, 2, 60).tolist(), [1] * 60, resets=[30], clean_after=0.1) for name in names]
     draw_stream(tmp_path / "stream.png", outcomes)
     assert (tmp_path / "stream.png").stat().st_size > 5000
