@@ -6,7 +6,9 @@ import copy
 import inspect
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from ssl_suite.deploy_report import draw_shifts, draw_stream, report, scores, wr
 from ssl_suite.method import Method
 from ssl_suite.networks import load_network
 from ssl_suite.run import Run, build_data, building, load_run, name_of, plain
+from ssl_suite.serving.stream import Stream
 from ssl_suite.streaming import calibrate, clean_error, run_streams
 from ssl_suite.summary import Summary, commit, flat, timed_rate, versions, write_summary
 from ssl_suite.views import Views
 
 GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "network", "weights", "mean", "std", "data", "backbone", "backbones",
-          "optimizer", "schedule", "trainer", "stream", "root", "trusted_packages")
+          "optimizer", "schedule", "trainer", "stream", "guard", "budget", "root", "trusted_packages")
 
 
 class Deployed(nn.Module):
@@ -83,6 +86,18 @@ class Trained:
     data_name: str
 
 
+def classifier(run: Run) -> Deployed:
+    """The classifier of a run.
+
+    Raises:
+        ConfigError: the run predicts no classes.
+    """
+    if run.method.tags.target != "class":
+        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
+                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
+    return Deployed(run.method)
+
+
 def from_run(config: dict[str, Any], run: Run) -> Trained:
     """The classifier of a run, on its own data or on those of the config.
 
@@ -92,15 +107,13 @@ def from_run(config: dict[str, Any], run: Run) -> Trained:
     for key in ("weights", "mean", "std"):
         if config[key] is not None:
             raise ConfigError(f"{key}={config[key]} belongs to network=...; a run brings its own, so leave it out")
-    if run.method.tags.target != "class":
-        raise ConfigError(f"checkpoint={run.folder}: {type(run.method).__name__} predicts no classes, and only "
-                          "classifiers are adapted; train one with model=finetune init_from=RUN, or model=supervised")
+    model = classifier(run)
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
     if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
         raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
                           f"on {run.spec.num_classes} classes of {run.spec.modality}")
     name = name_of(config, "data") if config["data"] else data_name(run)
-    return Trained(Deployed(run.method), run.spec, run.method.views, data, name)
+    return Trained(model, run.spec, run.method.views, data, name)
 
 
 def from_network(config: dict[str, Any]) -> Trained:
@@ -128,12 +141,18 @@ def build_adapter(config: dict[str, Any], trained: Trained, device: torch.device
     Raises:
         ConfigError: the method cannot adapt the model.
     """
-    source = trained.model.to(device)
+    factory, source = adapter_factory(config, trained.views, trained.spec), trained.model.to(device)
+    with building("adapter"):
+        return factory(source).to(device), source
+
+
+def adapter_factory(config: dict[str, Any], views: Views, spec: Spec) -> Callable[..., Adapter]:
+    """What makes the configured adapter of a model, with the views and the shape of its samples where it asks for them."""
     with building("adapter"):
         factory = hydra.utils.instantiate(config["adapter"], _partial_=True, _convert_="all")
         takes = inspect.signature(factory.func).parameters
-        offers = {"views": copy.deepcopy(trained.views), "sample_shape": trained.spec.shape}
-        return factory(source, **{k: v for k, v in offers.items() if k in takes}).to(device), source
+    offers = {"views": copy.deepcopy(views), "sample_shape": spec.shape}
+    return partial(factory, **{k: v for k, v in offers.items() if k in takes})
 
 
 def data_name(run: Run) -> str:
@@ -179,7 +198,9 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     clean = clean_error(source, data, spec, streams, device)
     calibrate(adapter, data, spec, streams, device)
-    outcomes = run_streams(adapter, source, data, spec, streams, device)
+    guard, budget = (hydra.utils.instantiate(config[key], _convert_="all") for key in ("guard", "budget"))
+    service = Stream(adapter, source, guard=guard, budget=budget)
+    outcomes = run_streams(service, source, data, spec, streams, device)
     adapter.save(folder / "adapter.pt")
     (folder / "pictures").mkdir(exist_ok=True)
     draw_stream(folder / "pictures" / "stream.png", outcomes)

@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_suite.adapter import Adapter, AdaptReport
-from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
+from ssl_suite.adapter import Adapter
+from ssl_suite.batch import AdaptReport, Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.method import Method, Training
 from ssl_suite.views import Views
