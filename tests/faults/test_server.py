@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -100,6 +101,12 @@ def seen(path: Path) -> int:
     return int(torch.load(path, weights_only=True)["adapter"]["tensors"]["seen"])
 
 
+def unanswered(server: Server, body: bytes) -> None:
+    """A request that is cut off."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        server.post("/adapt", body)
+
+
 def test_killed_in_mid_adaptation_it_goes_on_from_its_last_stored_state(classifier, tmp_path):
     path = tmp_path / "default.pt"
     with serving(classifier, tmp_path, "--save-every", "0.05") as server:
@@ -108,9 +115,7 @@ def test_killed_in_mid_adaptation_it_goes_on_from_its_last_stored_state(classifi
         while not path.exists() or seen(path) < 320:
             server.post("/adapt", batch(sent))
             sent += 1
-        midway = threading.Thread(target=lambda: contextlib.suppress(OSError, http.client.HTTPException).__enter__() or
-                                  server.post("/adapt", batch(99)), daemon=True)
-        midway.start()
+        threading.Thread(target=unanswered, args=(server, batch(99)), daemon=True).start()
         server.end(signal.SIGKILL)
     stored = seen(path)
     assert 320 <= stored <= 32 * (sent + 1)
@@ -124,7 +129,6 @@ def test_killed_in_mid_adaptation_it_goes_on_from_its_last_stored_state(classifi
 
 
 def test_told_to_end_it_finishes_what_it_does_and_stores_everything(classifier, tmp_path):
-    answers: list[dict[str, Any]] = []
     with serving(classifier, tmp_path, "--save-every", "3600") as server:
         for name in ("a", "b"):
             for i in range(3):
@@ -134,14 +138,16 @@ def test_told_to_end_it_finishes_what_it_does_and_stores_everything(classifier, 
         body = batch(7)
         at.putrequest("POST", "/adapt?stream=b")
         at.putheader("content-length", str(len(body)))
-        at.endheaders(body[:100])
-        time.sleep(0.5)
+        at.putheader("expect", "100-continue")
+        at.endheaders()
+        assert at.sock.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100", "comes when the server begins to read the body"
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        at.send(body[100:])
-        answers.append(json.loads(at.getresponse().read()))
-        server.end(signal.SIGTERM)
-    assert answers[0]["verdict"] == "ok"
+        while "Shutting down" not in server.log:
+            assert server.process.poll() is None, server.log
+            time.sleep(0.01)
+        at.send(body)
+        assert json.loads(at.getresponse().read())["verdict"] == "ok"
+        server.process.wait(60)
     assert (seen(tmp_path / "a.pt"), seen(tmp_path / "b.pt")) == (96, 128)
     with serving(classifier, tmp_path) as server:
         assert server.post("/predict?stream=a", batch(0))["probabilities"] == last
