@@ -66,8 +66,8 @@ def tiny(seed: int) -> tuple[nn.Module, Tensor]:
     norm, head = nn.BatchNorm1d(CHANNELS), nn.Linear(CHANNELS, CLASSES)
     mean, std = centres.mean(0), (centres.var(0, correction=0) + 1.0).sqrt()
     with torch.no_grad():
-        norm.running_mean.copy_(mean)  # type: ignore[operator]
-        norm.running_var.copy_(std**2)  # type: ignore[operator]
+        norm.get_buffer("running_mean").copy_(mean)
+        norm.get_buffer("running_var").copy_(std**2)
         head.weight.copy_(centres * std)  # the centres' own likelihoods, behind the norm
         head.bias.copy_((centres * (mean - centres / 2.0)).sum(1))
     return nn.Sequential(norm, head).eval(), centres
