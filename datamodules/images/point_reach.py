@@ -10,6 +10,9 @@ from datamodules.base import SourceDataModule
 from ssl_suite.config import require
 from ssl_suite.data.sources import Source, TransitionSource
 
+STEPS = 10
+"""Length of an episode: long enough to arrive in most, short enough to see many goals."""
+
 
 class PointReachDataModule(SourceDataModule):
     """Transitions of the straight-line expert whose executed actions are disturbed.
@@ -47,7 +50,7 @@ class PointReachDataModule(SourceDataModule):
         from ssl_suite.environments import gymnasium
         from ssl_suite.environments.episodes import Episode, run_episode
 
-        env, rng = gymnasium.make("ssl_suite/PointReach-v0"), np.random.default_rng((self.seed, part, 19))
+        env, rng = gymnasium.make("ssl_suite/PointReach-v0", max_episode_steps=STEPS), np.random.default_rng((self.seed, part, 19))
 
         def act(observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
             return np.clip(info["expert"] + rng.normal(0.0, self.noise, 2), -1.0, 1.0).astype(np.float32)

@@ -1,24 +1,22 @@
 """Policy adaptation during deployment: a policy's encoder goes on learning from what its own actions bring about.
 
-Idea: encoder and policy are trained together with a self-supervised head on the encoder: which action led from one
-observation to the next (inverse dynamics). When deployed there is no reward, but every step gives such a transition: take a
-gradient step on it, then act with the updated encoder. The policy's own layers stay as they are.
+Idea: train a policy together with a head on its encoder that guesses which action led from one observation to the next. When
+deployed there is no reward, but every step gives such a transition: take a gradient step on it, which moves encoder and head
+but not the policy's own layers, then act with the updated encoder.
 
 Paper: Hansen et al., "Self-Supervised Policy Adaptation during Deployment", ICLR 2021, arXiv 2007.04309.
-`PolicyAdaptation` is the training half, `PADAdapter` the deployed one: Adam, one step per transition on 32 copies of it, both
-of its observations augmented independently.
+`PolicyAdaptation` is the training half; `PADAdapter` takes one Adam step per transition on 32 copies of it, both observations
+of each augmented independently.
 
-Deviations: the policy clones an expert's actions where the paper trains it with SAC, and both losses share every optimizer
-step; views of equal size (shifts) stand for crops of a larger rendering; weights are carried over episodes unless `reset` is
-called, while the paper starts each episode from the trained ones. ``source="replay"`` learns from the last transitions
-instead of the newest alone, transitions of hardly any action are not learned from, and a shift that the head cannot read is
-refused; the paper has none of the three.
+Deviations: the policy clones an expert where the paper trains it with SAC; both losses share every step; shifted views stand
+for crops of a larger rendering; weights are carried over episodes unless `reset` is called, while the paper starts each from
+the trained ones. Not in the paper: ``replay`` above 1, ``min_action`` and ``trial``.
 
 Batch: ``x`` (B, C, H, W), ``next`` likewise, ``action`` (B, A) executed, ``y`` (B, A) the expert's, in [-1, 1]; ``index``
 (B,), with ``epoch`` where present.
 
-Known limits: actions are continuous; one environment at a time; nothing is gained through layers that policy and head do not
-share; it can destroy a policy that coped with a shift, and too high a rate does so without any shift.
+Known limits: continuous actions; one environment at a time; no gain through layers that policy and head do not share. It can
+destroy a policy that coped with a shift, and too high a rate does so without any shift.
 """
 
 from __future__ import annotations
@@ -36,56 +34,33 @@ from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.method import Method, Training
 from ssl_suite.methods.adaptation.ttt import PRETEXT_STREAM, rotate
+from ssl_suite.nn.fork import Shared, fork
 from ssl_suite.nn.heads import mlp
-from ssl_suite.views import Views
-from ssl_suite.views.plan import to_float
+from ssl_suite.nn.replay import Replay
+from ssl_suite.nn.trial import Trial
+from ssl_suite.views import Views, to_float
 
-Shared = int | Literal["all", "none"]
-NEXT_STREAM = 1
-PICK_STREAM = 101
-
-
-def fork(backbone: Any, shared: Shared) -> Any:
-    """A backbone that has its lower stages in common with another, and copies of all that lies above.
-
-    Args:
-        backbone: the other; with ``stages`` where a number is given.
-        shared: number of stages in common; ``all`` is the backbone itself, ``none`` a copy.
-
-    Raises:
-        ValueError: a number outside of the backbone's stages.
-    """
-    if shared == "all":
-        return backbone
-    stages = list(getattr(backbone, "stages", ()))
-    if shared != "none" and not (isinstance(shared, int) and 0 < shared <= len(stages)):
-        raise ValueError(f"shared={shared!r} must be 'all', 'none' or lie between 1 and the {len(stages)} stages of "
-                         f"{type(backbone).__name__}")
-    common = [m for stage in stages[: 0 if shared == "none" else int(shared)] for m in stage.modules()]
-    return copy.deepcopy(backbone, {id(m): m for m in common})
+Task = Literal["inverse", "rotation"]
+NEXT_STREAM, PICK_STREAM = 1, 101
 
 
 class Pretext(nn.Module):
-    """The self-supervised branch: an encoder forked from the policy's, and a head.
+    """The self-supervised branch: an encoder forked from the policy's, see `fork`, and a head of two hidden layers.
 
-    Args:
-        backbone: the policy's encoder.
-        shared: what of it is shared; see `fork`.
-        task: ``inverse`` guesses the action between two observations, by squared error; ``rotation`` the quarter turn of the
-            second one, by cross-entropy.
-        hidden: width of the head's two hidden layers.
+    ``inverse`` guesses the action between two observations (squared error), ``rotation`` the quarter turn of the second one
+    (cross-entropy). ``typical`` is a moving average of the loss in training.
     """
 
     typical: Tensor
 
-    def __init__(self, backbone: Any, shared: Shared, task: Literal["inverse", "rotation"], hidden: int) -> None:
+    def __init__(self, backbone: Any, shared: Shared, task: Task, hidden: int) -> None:
         super().__init__()
         if task not in ("inverse", "rotation"):
             raise ValueError(f"task={task!r} is not one of 'inverse', 'rotation'")
         self.task, self.encoder, width = task, fork(backbone, shared), backbone.num_features
-        self.head = (mlp(2 * width, hidden, backbone.spec.actions, layers=3, norm=False) if task == "inverse"
-                     else mlp(width, hidden, 4, layers=3, norm=False))
-        self.register_buffer("typical", torch.tensor(float("nan")))  # moving average of the loss in training
+        sizes = (2 * width, hidden, backbone.spec.actions) if task == "inverse" else (width, hidden, 4)
+        self.head = mlp(*sizes, layers=3, norm=False)
+        self.register_buffer("typical", torch.tensor(torch.nan))
 
     def forward(self, x: Tensor, following: Tensor, action: Tensor, draw: Draw) -> Tensor:
         """Mean loss of transitions: views of observations (B, C, H, W) and the action (B, A) between them."""
@@ -102,42 +77,34 @@ class PolicyAdaptation(Method):
     Args:
         backbone: encoder, built from a spec with ``actions``.
         views: kind ``weak`` is drawn for every observation.
-        shared: what both heads share: a number of stages, ``all`` or ``none``.
+        shared: what both heads share: a number of stages, ``all`` or ``none``; the paper: 8 of 11 convolutions.
         task: ``inverse`` (dynamics) or ``rotation``.
         hidden: width of the two hidden layers of either head; the paper: 1024.
         ssl_weight: weight of the self-supervised loss.
         training: optimizer and schedule; see `Method`. The paper: Adam, rate 1e-3.
-
-    Raises:
-        ValueError: data without actions, or an option out of range.
     """
 
     tags = Tags("Hansen et al., ICLR 2021, arXiv 2007.04309", "adaptation", modalities=("images",), batch="labeled",
-                target="action", views=("weak",))
+                target="action")
 
-    def __init__(self, backbone: Backbone, views: Views, *, shared: Shared = "all",
-                 task: Literal["inverse", "rotation"] = "inverse", hidden: int = 1024, ssl_weight: float = 1.0,
-                 **training: Unpack[Training]) -> None:
+    def __init__(self, backbone: Backbone, views: Views, *, shared: Shared = "all", task: Task = "inverse",
+                 hidden: int = 1024, ssl_weight: float = 1.0, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
-        if not backbone.spec.actions:
-            raise ValueError("these data have no actions; take data=point_reach")
         self.policy = mlp(backbone.num_features, hidden, backbone.spec.actions, layers=3, norm=False)
-        self.pretext = Pretext(backbone, shared, task, hidden)
-        self.ssl_weight = ssl_weight
+        self.pretext, self.ssl_weight = Pretext(backbone, shared, task, hidden), ssl_weight
 
-    def transition(self, batch: Batch, kind: str) -> tuple[Tensor, Tensor]:
-        """Views of one kind of both observations, each with draws of its own."""
-        following = self.views.apply_kind(to_float(batch["next"]), kind, self.views.draw(batch, NEXT_STREAM))
-        return self.views(batch, kind)[0], following
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of the policy and of the pretext task on weak views, and representations (B, D)."""
+        (x,), draw = self.views(batch, "weak"), self.views.draw(batch, NEXT_STREAM)
+        following, h = self.views.apply_kind(to_float(batch["next"]), "weak", draw), self.backbone(x)
+        loss_policy = F.mse_loss(self.policy(h).tanh().float(), batch["y"])
+        return loss_policy, self.pretext(x, following, batch["action"], self.views.draw(batch, PRETEXT_STREAM)), h
 
     def step(self, batch: Batch) -> StepOutput:
-        x, following = self.transition(batch, "weak")
-        h = self.backbone(x)
-        loss_policy = F.mse_loss(self.policy(h).tanh().float(), batch["y"])
-        loss_ssl = self.pretext(x, following, batch["action"], self.views.draw(batch, PRETEXT_STREAM))
+        loss_policy, loss_ssl, h = self.losses(batch)
         if self.training:
-            seen = self.pretext.typical
-            seen.copy_(torch.where(seen.isnan(), loss_ssl.detach(), seen.lerp(loss_ssl.detach(), 0.01)))
+            new, typical = loss_ssl.detach().float(), self.pretext.typical
+            typical.copy_(torch.where(typical.isnan(), new, typical.lerp(new, 0.01)))
         logs = {"loss_policy": loss_policy.detach(), "loss_ssl": loss_ssl.detach()}
         return StepOutput(loss_policy + self.ssl_weight * loss_ssl, logs, h.detach())
 
@@ -146,69 +113,49 @@ class PolicyAdaptation(Method):
         return self.policy(self(batch)).tanh()
 
     def score(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
-        """Squared error of the action on clean observations, and the loss of the head on its views."""
-        n = len(batch["y"])
-        loss_ssl = self.pretext(*self.transition(batch, "weak"), batch["action"], self.views.draw(batch, PRETEXT_STREAM))
-        return {"mse_policy": (F.mse_loss(self.logits(batch), batch["y"]) * n, n), "loss_ssl": (loss_ssl * n, n)}
+        *losses, h = self.losses(batch)
+        return {name: (loss * len(h), len(h)) for name, loss in zip(("loss_policy", "loss_ssl"), losses, strict=True)}
 
 
 class PADAdapter(Adapter):
     """Acts on one observation after the other and learns from what the actions brought about.
 
-    `predict_and_adapt` takes the newest observation (1, C, H, W), learns from the transition that led to it, and returns
-    the action (1, A) that is to be executed. `start` begins an episode.
+    `start` begins an episode; `predict_and_adapt` takes the newest observation (1, C, H, W), learns from the transition that
+    led to it, and returns the action (1, A) to execute.
 
     Args:
         model: what `ssl_suite.deploy.Deployed` makes of a trained `PolicyAdaptation`.
-        views: the data's views; ``view`` is drawn for either observation of every copy. None makes plain copies.
-        view: kind of view.
+        views: the data's views; the kind ``view`` is drawn for either observation of every copy. None makes plain copies.
+        view: see there.
         replay: how many of the newest transitions the copies are drawn from; the paper: 1.
         copies: transitions in a gradient step.
         lr: rate of Adam; the paper: 1e-3.
         min_action: norm below which an action is too small to be guessed: its transition is left out.
-        trial: losses looked at, without learning, before the first step; 0 learns at once, as the paper does.
-        tolerance: how many times the value in training the mean of these losses may be; beyond, nothing is ever learned.
+        trial: losses to see before the first step; 0 learns at once, as the paper does.
+        tolerance: how many times the loss in training their mean may be; beyond, nothing is learned until `reset`.
         seed: seed of what is drawn, together with the number of observations seen.
         autocast: dtype of forward passes.
-
-    Raises:
-        ValueError: a model without the head, a number out of range, or more than one observation at a time.
     """
 
     order = "adapt_first"
-    before: Tensor
-    after: Tensor
-    actions: Tensor
-    stored: Tensor
-    losses: Tensor
-    tried: Tensor
-    last: Tensor
-    last_action: Tensor
-    running: Tensor
 
     def __init__(self, model: nn.Module, *, views: Views | None = None, view: str = "weak", replay: int = 1, copies: int = 32,
                  lr: float = 5e-5, min_action: float = 0.1, trial: int = 20, tolerance: float = 20.0, seed: int = 0,
                  autocast: Literal["bfloat16"] | None = None) -> None:
         if not isinstance(getattr(model, "pretext", None), Pretext):
-            raise ValueError("this model has no head that guesses actions, so there is nothing to learn from; train one with "
-                             "train.py model=pad")
-        if replay < 1 or copies < 1 or trial < 0:
-            raise ValueError(f"replay={replay} and copies={copies} must be at least 1, trial={trial} at least 0")
-        super().__init__(model, lambda m: list(cast(Any, m).pretext.parameters()), partial(torch.optim.Adam, lr=lr),
-                         autocast=autocast)
+            raise ValueError("this model has no head of PAD, so there is nothing to learn from; train one: train.py model=pad")
+        if copies < 1:
+            raise ValueError(f"copies={copies} must be at least 1; the paper's are 32")
+        super().__init__(model, lambda m: [*cast(Any, m).pretext.parameters()], partial(torch.optim.Adam, lr=lr), autocast=autocast)
         self.views, self.view = copy.deepcopy(views) or Views(), view if views is not None else "clean"
-        self.copies, self.min_action, self.tolerance, self.seed = copies, min_action, tolerance, seed
-        spec, at, self.reason = cast(Any, model).backbone.spec, self.learning[0].device, ""
-        for name, shape in (("before", (replay, *spec.shape)), ("after", (replay, *spec.shape)), ("losses", (trial,)),
-                            ("actions", (replay, spec.actions)), ("last", (1, *spec.shape)), ("last_action", (1, spec.actions))):
-            self.register_buffer(name, torch.zeros(shape, device=at))
-        for name in ("stored", "tried", "running"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64, device=at))
+        self.copies, self.min_action, self.seed, self.reason = copies, min_action, seed, ""
+        spec, at = cast(Any, model).backbone.spec, self.learning[0].device
+        self.replay, self.trial = Replay(replay, spec.shape, spec.actions).to(at), Trial(trial, tolerance).to(at)
 
     def start(self) -> None:
         """Begin an episode: the next observation does not follow from the last one."""
         with self.lock:
-            self.running.zero_()
+            self.replay.running.zero_()
 
     def predict_and_adapt(self, x: Tensor, length: Tensor | None = None,
                           index: Tensor | None = None) -> tuple[Tensor, AdaptReport]:
@@ -218,52 +165,36 @@ class PADAdapter(Adapter):
             action, report = super().predict_and_adapt(x, length, index)
             if report.verdict == "skip":  # undone, and the observation with it
                 self.start()
-            elif not report.n_used:
+            elif self.reason:
                 report = AdaptReport(report.loss, 0, "skip", self.reason)
             return action, report
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
-        self.reason, loss, trial = self.hindrance(), x.new_zeros(()), len(self.losses)
+        self.reason, loss = self.hindrance(), x.new_zeros(())
         if not self.reason:
-            self.remember(x)
+            self.replay.end(x)
             loss = self.pretext_loss(index)
-            if int(self.tried) < trial:
-                self.losses[self.tried] = loss.detach()
-                self.tried += 1
-                self.reason = f"loss {int(self.tried)} of {trial} before learning"
+            if self.trial.missing:
+                self.trial.add(loss)
+                self.reason = f"on trial, {self.trial.missing} more losses to see before learning"
             else:
                 self.learn(loss)
-        self.used, action = torch.tensor(int(not self.reason)), self.predict(x)
-        for kept, new in ((self.last, x), (self.last_action, action), (self.running, torch.ones_like(self.running))):
-            kept.copy_(new)
+        self.replay.begin(x, action := self.predict(x))
         return loss, action
 
     def hindrance(self) -> str:
-        """Why nothing can be learned from the transition at hand; empty where it can."""
-        typical, trial = cast(Any, self.model).pretext.typical, self.losses.mean()
-        if not self.running:
+        """Why nothing can be learned from what led to the newest observation; empty where it can."""
+        if not self.replay.running:
             return "first observation of an episode"
-        if self.last_action.norm() < self.min_action:
+        if self.replay.last_action.norm() < self.min_action:
             return f"action smaller than {self.min_action}"
-        if int(self.tried) == len(self.losses) and trial > self.tolerance * typical:
-            return (f"shift out of range: the first {len(self.losses)} losses average {float(trial):.3g}, over "
-                    f"{self.tolerance:g} times the {float(typical):.3g} of training")
-        return ""
-
-    def remember(self, x: Tensor) -> None:
-        """Keep the transition from the last observation to this one, in place of the oldest."""
-        slot = self.stored % len(self.actions)
-        for bank, new in ((self.before, self.last), (self.after, x), (self.actions, self.last_action)):
-            bank[slot] = new[0]
-        self.stored += 1
+        return self.trial.refusal(cast(Any, self.model).pretext.typical)
 
     def pretext_loss(self, index: Tensor) -> Tensor:
-        """Loss of copies drawn from the transitions that are kept, all four draws independent."""
-        model: Any = self.model.eval()
+        """Loss of copies drawn from the transitions that are kept."""
         view, next_view, task, pick = (Draw(sample_keys(self.seed, torch.zeros_like(index), index, stream)).copies(self.copies)
                                        for stream in (0, NEXT_STREAM, PRETEXT_STREAM, PICK_STREAM))
-        rows = pick.integers(min(int(self.stored), len(self.actions)))
-        with torch.autocast(index.device.type, torch.bfloat16, enabled=self.autocast is not None):
-            x = self.views.redraw(self.before[rows], self.view, view)
-            following = self.views.redraw(self.after[rows], self.view, next_view)
-            return model.pretext(x, following, self.actions[rows], task)
+        x, action, following = self.replay.rows(pick)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast is not None):
+            x, following = self.views.redraw(x, self.view, view), self.views.redraw(following, self.view, next_view)
+            return cast(Any, self.model).eval().pretext(x, following, action, task)
