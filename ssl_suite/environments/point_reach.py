@@ -39,9 +39,9 @@ def draw(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def expert(position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Actions (..., 2) in [-1, 1] that lead straight to the goal and stop there."""
+    """Actions (..., 2) of length up to 1 that lead straight to the goal and stop there."""
     wanted = (goal - position) / STEP
-    return wanted / np.maximum(1.0, np.abs(wanted).max(axis=-1, keepdims=True))
+    return wanted / np.maximum(1.0, np.linalg.norm(wanted, axis=-1, keepdims=True))
 
 
 class PointReach(gymnasium.Env):

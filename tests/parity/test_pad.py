@@ -13,7 +13,7 @@ from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.methods.adaptation.pad import PADAdapter, PolicyAdaptation
 from ssl_suite.views import Views
 
-SPEC = Spec("images", (1, 6, 6), actions=2)
+SPEC = Spec("images", (1, 8, 8), actions=2)
 LR, N, SEED = 0.05, 3, 5
 
 
@@ -28,8 +28,8 @@ def policy() -> PolicyAdaptation:
 
 
 def encode(w: dict[str, Tensor], x: Tensor) -> Tensor:
-    h = torch.conv2d(x, w["backbone.convs.0.0.weight"], w["backbone.convs.0.0.bias"], stride=2, padding=1).relu()
-    h = torch.conv2d(h, w["backbone.convs.1.0.weight"], w["backbone.convs.1.0.bias"], padding=1).relu().flatten(1)
+    h = torch.conv2d(x, w["backbone.convs.0.0.weight"], w["backbone.convs.0.0.bias"], stride=2).relu()
+    h = torch.conv2d(h, w["backbone.convs.1.0.weight"], w["backbone.convs.1.0.bias"]).relu().flatten(1)
     h = h @ w["backbone.project.1.weight"].T + w["backbone.project.1.bias"]
     h = (h - h.mean(1, keepdim=True)) / (h.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     return (h * w["backbone.project.2.weight"] + w["backbone.project.2.bias"]).tanh()
@@ -49,7 +49,7 @@ def test_three_steps_equal_the_computation_by_hand(replay: int):
     w = {k: v.detach().clone() for k, v in policy().named_parameters()}
     learning = [v.requires_grad_() for k, v in w.items() if not k.startswith("policy")]
     m, v = ([torch.zeros_like(p) for p in learning] for _ in range(2))
-    sights = torch.randn(4, 1, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    sights = torch.randn(4, 1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     memory: list[tuple[Tensor, Tensor, Tensor]] = []
     for t, x in enumerate(sights):
         action, report = adapter.predict_and_adapt(x)
@@ -59,7 +59,7 @@ def test_three_steps_equal_the_computation_by_hand(replay: int):
             one, two, pick = (Draw(sample_keys(SEED, *key, stream)).copies(N) for stream in (0, 1, 101))
             rows = [memory[i] for i in pick.integers(len(memory)).tolist()]
             before, done, after = (torch.cat(column) for column in zip(*rows, strict=True))
-            h = torch.cat([encode(w, before + 0.5 * one.normal(1, 6, 6)), encode(w, after + 0.5 * two.normal(1, 6, 6))], 1)
+            h = torch.cat([encode(w, before + 0.5 * one.normal(1, 8, 8)), encode(w, after + 0.5 * two.normal(1, 8, 8))], 1)
             loss = (head(w, "pretext.head", h) - done).square().mean()
             assert report.loss == pytest.approx(loss.item(), rel=1e-4)
             for i, (p, g) in enumerate(zip(learning, torch.autograd.grad(loss, learning), strict=True)):
