@@ -29,6 +29,7 @@ def test_batches_hold_transitions():
     data = made()
     assert (data.spec.shape, data.spec.actions, data.spec.num_samples, data.spec.classes) == ((1, 28, 28), 2, 65, ())
     batch = next(iter(data.train_dataloader()))
+    assert torch.equal(data.views(batch, "clean")[0], batch["x"] / 255.0)
     assert batch.keys() == {"x", "next", "action", "y", "index", "epoch"}
     assert batch["next"].shape == batch["x"].shape == (16, 1, 28, 28)
     assert batch["next"].dtype == batch["x"].dtype == torch.uint8

@@ -51,10 +51,11 @@ def test_three_steps_equal_the_computation_by_hand(replay: int):
     m, v = ([torch.zeros_like(p) for p in learning] for _ in range(2))
     sights = torch.randn(4, 1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     memory: list[tuple[Tensor, Tensor, Tensor]] = []
+    expected = torch.zeros(1, 2)
     for t, x in enumerate(sights):
         action, report = adapter.predict_and_adapt(x)
         if t:
-            memory = [*memory, (sights[t - 1], last, x)][-replay:]
+            memory = [*memory, (sights[t - 1], expected, x)][-replay:]
             key = (torch.zeros(1, dtype=torch.int64), torch.tensor([t]))
             one, two, pick = (Draw(sample_keys(SEED, *key, stream)).copies(N) for stream in (0, 1, 101))
             rows = [memory[i] for i in pick.integers(len(memory)).tolist()]
@@ -66,5 +67,5 @@ def test_three_steps_equal_the_computation_by_hand(replay: int):
                 m[i], v[i] = 0.9 * m[i] + 0.1 * g, 0.999 * v[i] + 0.001 * g * g
                 with torch.no_grad():
                     p -= LR * (m[i] / (1 - 0.9 ** t)) / ((v[i] / (1 - 0.999 ** t)).sqrt() + 1e-8)
-        last = head(w, "policy", encode(w, x)).tanh().detach()
-        torch.testing.assert_close(action, last, rtol=1e-3, atol=1e-4)
+        expected = head(w, "policy", encode(w, x)).tanh().detach()
+        torch.testing.assert_close(action, expected, rtol=1e-3, atol=1e-4)

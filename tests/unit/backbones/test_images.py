@@ -174,6 +174,8 @@ def test_group_norm_looks_at_no_other_sample():
     (lambda: ResNet(SMALL, width=12, norm="group"), r"width=12"),
     (lambda: WideResNet(SMALL, depth=27), r"depth=27"),
     (lambda: ConvNet(SMALL)(torch.zeros(1, 3, 32, 32)), r"built for pictures of"),
+    (lambda: PixelEncoder(SMALL, layers=3)(torch.zeros(1, 3, 32, 32)), r"built for pictures of"),
+    (lambda: PixelEncoder(SMALL), r"layers=11 must be at least 1 and few enough"),
 ])
 def test_mistakes_are_told(make, message):
     with pytest.raises(ValueError, match=message):

@@ -69,7 +69,8 @@ def test_blob_and_ring_lie_where_point_and_goal_are():
     assert draw(np.zeros((5, 3, 2)), np.ones((5, 3, 2))).shape == (5, 3, 1, 28, 28)
 
 
-@pytest.mark.parametrize(("options", "shift"), [({"background": 0.1}, lambda x: 0.9 * x + 0.1), ({"contrast": 0.5}, lambda x: 0.5 * x)])
+@pytest.mark.parametrize(("options", "shift"), [({"background": 0.1}, lambda x: 0.9 * x + 0.1),
+                                                ({"contrast": 0.5}, lambda x: 0.5 * x)])
 def test_shifts_are_the_formulas_and_leave_the_task_alone(options, shift):
     plain, shifted = (run_episode(gymnasium.make("ssl_suite/PointReach-v0", **o), follow, 2) for o in ({}, options))
     assert np.abs(shifted.observations / 255 - shift(plain.observations / 255)).max() < 1.01 / 255

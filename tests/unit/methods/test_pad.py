@@ -26,7 +26,7 @@ VIEWS = Views({"weak": [Shift(0.25)]}).standardise(SPEC)
 
 def policy(**options) -> PolicyAdaptation:
     torch.manual_seed(0)
-    backbone = PixelEncoder(SPEC, layers=3, width=8, num_features=16)
+    backbone = PixelEncoder(SPEC, layers=2, width=8, num_features=16)
     method = PolicyAdaptation(backbone, VIEWS, hidden=16, **options)
     method.pretext.typical.fill_(0.1)
     return method.eval()
@@ -195,10 +195,8 @@ def test_copies_see_the_newest_transition_and_replay_the_last_ones():
         shown = []
         one.views.redraw = lambda x, *rest, shown=shown: shown.append(x) or x
         steps(one, range(6))
-        before, after = shown[-2:]
-        pairs = {(next(t for t in range(6) if torch.equal(a, sight(t)[0])), next(t for t in range(6) if torch.equal(b, sight(t)[0])))
-                 for a, b in zip(before, after, strict=True)}
-        assert pairs == {(t, t + 1) for t in range(5 - replay, 5)}
+        before, after = ([next(t for t in range(6) if torch.equal(x, sight(t)[0])) for x in side] for side in shown[-2:])
+        assert set(zip(before, after, strict=True)) == {(t, t + 1) for t in range(5 - replay, 5)}
 
 
 def test_several_observations_at_once_are_refused():

@@ -12,7 +12,7 @@ from ssl_suite.backbones.images import ConvNet, PixelEncoder
 from ssl_suite.batch import Spec
 from ssl_suite.nn.fork import fork
 
-SPEC = Spec("images", (1, 8, 8))
+SPEC = Spec("images", (1, 12, 12))
 
 
 class Pair(nn.Module):
@@ -31,7 +31,7 @@ def test_the_lower_stages_are_the_same_parameters(shared, tensors, copied):
     pair = Pair(PixelEncoder(SPEC, layers=3, width=4, num_features=8), shared)
     pair = copy.deepcopy(pair) if copied else pair
     assert common(pair) == tensors
-    x = torch.randn(2, 1, 8, 8)
+    x = torch.randn(2, 1, 12, 12)
     assert torch.equal(pair.one(x), pair.two(x))
     with torch.no_grad():
         pair.one.convs[0][0].weight.zero_()
@@ -40,7 +40,7 @@ def test_the_lower_stages_are_the_same_parameters(shared, tensors, copied):
 
 def test_statistics_of_shared_stages_are_shared():
     pair = Pair(ConvNet(SPEC, widths=(8, 8), num_features=4), 1)
-    pair.two.train()(torch.randn(4, 1, 8, 8))
+    pair.two.train()(torch.randn(4, 1, 12, 12))
     assert pair.one.convs[0][1].running_mean is pair.two.convs[0][1].running_mean
     assert int(pair.one.convs[0][1].num_batches_tracked) == 1
     assert int(pair.one.convs[1][1].num_batches_tracked) == 0
