@@ -82,6 +82,7 @@ class Tags:
         across_batch: True when the loss looks at several samples at once, and so across processes.
         target: what the method predicts: ``class``, ``text`` or None.
         joint_embedding: True when views are embedded in one space (pictures of views and embedding are drawn).
+        script: what runs the method where neither ``train.py`` nor ``adapt.py`` can; None elsewhere.
     """
 
     paper: str
@@ -93,6 +94,7 @@ class Tags:
     across_batch: bool = False
     target: Literal["class", "text"] | None = None
     joint_embedding: bool = False
+    script: str | None = None
 
 
 @dataclass
