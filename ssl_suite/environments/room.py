@@ -123,8 +123,9 @@ class Room:
         out = np.empty((HEIGHT, WIDTH, 3), np.float32)
         for w, n in {(int(a), int(b)) for a, b in zip(wall, level, strict=True)}:
             here, texture = (wall == w) & (level == n), walls[w][min(n, len(walls[w]) - 1)]
-            h, scale = texture.shape[0], texture.shape[1] / self.size
-            out[:, here] = bilinear(texture, down[:, here] * h * density / high, np.broadcast_to(place[here] * scale, down[:, here].shape))
+            row = down[:, here] * texture.shape[0] * density / high
+            column = np.broadcast_to(place[here] * texture.shape[1] / self.size, row.shape)
+            out[:, here] = bilinear(texture, row, column)
         out[down < 0] = CEILING
         out[down > high / density] = FLOOR
         return out

@@ -21,14 +21,15 @@ def operating_point(estimate: Tensor, positive: Tensor, tpr: float) -> Operating
     """The highest threshold whose true-positive rate reaches ``tpr``.
 
     Args:
-        estimate: (N,), finite; an estimate at or above the threshold counts as a detection.
+        estimate: (N,); an estimate at or above the threshold counts as a detection.
         positive: what is to be detected, (N,) bool.
         tpr: in (0, 1].
 
     Returns:
-        Threshold, true- and false-positive rate; None where one of the two kinds is missing, and no rate is defined.
+        Threshold, true- and false-positive rate; None where a rate is not defined: one of the two kinds is missing,
+        or an estimate is not finite.
     """
-    if bool(positive.all()) or not bool(positive.any()):
+    if positive.all() or not positive.any() or not estimate.isfinite().all():
         return None
     fpr, rate, cuts = roc_curve(positive.numpy(), estimate.double().numpy(), drop_intermediate=False)
     first = int(np.argmax(rate >= tpr))

@@ -56,17 +56,19 @@ def block_matching(left: Tensor, right: Tensor, max_disparity: int, *, window: i
 
 def block_costs(left: Tensor, right: Tensor, max_disparity: int, window: int) -> Tensor:
     """Mean absolute difference of blocks at every disparity, (max_disparity + 1, H, W); infinite outside the right picture."""
-    difference = left.new_zeros((max_disparity + 1, *left.shape[1:]))
-    there = torch.zeros_like(difference)
-    for d in range(max_disparity + 1):
+    disparities = max_disparity + 1
+    difference = left.new_zeros((disparities, *left.shape[1:]))
+    for d in range(disparities):
         difference[d, :, d:] = (left[..., d:] - right[..., : left.shape[-1] - d]).abs().mean(0)
-        there[d, :, d:] = 1.0
+    there = torch.ones_like(difference[:, 0]).triu()[:, None]  # a pixel's partner lies inside the right picture
     return torch.where(there > 0, box(difference, window) / box(there, window), float("inf"))
 
 
 def box(x: Tensor, window: int) -> Tensor:
-    """Mean over a square window, zero outside the maps (N, H, W)."""
-    return F.avg_pool2d(x[:, None], window, stride=1, padding=window // 2)[:, 0]
+    """Mean over the part of a square window that lies inside maps (N, H, W); along columns, then along rows."""
+    for sides in ((window, 1), (1, window)):
+        x = F.avg_pool2d(x[:, None], sides, stride=1, padding=(sides[0] // 2, sides[1] // 2), count_include_pad=False)[:, 0]
+    return x
 
 
 def right_disparity(cost: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor, nn
 
 
@@ -54,7 +54,8 @@ class TextonRegressor(nn.Module):
     They are the only state: `fit` starts anew from all it is given.
 
     Args:
-        regressor: ``knn``, the mean of the nearest neighbours, or ``ridge``; both on standardised descriptors.
+        regressor: ``knn``, the mean of the nearest neighbours by the square roots of descriptors (Hellinger's distance), or
+            ``ridge``, on standardised ones.
         patches: patches drawn from a picture.
         textons: K, number of clusters.
         size: side of a patch in pixels.
@@ -97,26 +98,31 @@ class TextonRegressor(nn.Module):
     def draw(self, picture: Tensor, index: int) -> Tensor:
         """The patches of a picture, settled by the seed and its index."""
         if picture.ndim != 3 or len(picture) != self.channels or min(picture.shape[1:]) < self.size:
-            raise ValueError(f"picture of shape {tuple(picture.shape)} is not (C, H, W) with learner.channels={self.channels} and sides "
-                             f"of at least learner.size={self.size}")
+            raise ValueError(f"picture of shape {tuple(picture.shape)} is not (C, H, W) with learner.channels={self.channels} and "
+                             f"sides of at least learner.size={self.size}")
         return sample_patches(picture, self.patches, self.size, (self.seed, index))
 
     def describe(self, picture: Tensor, index: int) -> Tensor:
-        """Descriptor (D,) of a picture (C, H, W); RuntimeError before `calibrate`."""
+        """Descriptor (D,) of a picture (C, H, W), NaN where the picture is not finite; RuntimeError before `calibrate`."""
         if not self.textons.isfinite().all():
             raise RuntimeError("there are no textons yet; call calibrate(pictures) with a few dozen unlabelled pictures")
-        return texton_descriptor(self.draw(picture, index), self.textons)
+        patches = self.draw(picture, index)
+        return texton_descriptor(patches, self.textons) if patches.isfinite().all() else patches.new_full((self.width,), torch.nan)
 
     def fit(self, h: Tensor, value: Tensor) -> None:
-        """Regress values (N,) on descriptors (N, D)."""
-        model = Ridge(self.penalty) if self.regressor == "ridge" else KNeighborsRegressor(min(self.neighbours, len(h)))
-        self.fitted = make_pipeline(StandardScaler(), model).fit(h.numpy(), value.numpy())
+        """Regress values (N,) on descriptors (N, D); nothing is known where N is 0."""
+        if self.regressor == "ridge":
+            model = make_pipeline(StandardScaler(), Ridge(self.penalty))
+        else:
+            model = make_pipeline(FunctionTransformer(np.sqrt), KNeighborsRegressor(min(self.neighbours, len(h))))
+        self.fitted = model.fit(h.numpy(), value.numpy()) if len(h) else None
 
     def forward(self, h: Tensor) -> Tensor:
-        """Estimates (N,) for descriptors (N, D); NaN before the first `fit`."""
-        if self.fitted is None:
-            return h.new_full((len(h),), torch.nan)
-        return torch.from_numpy(self.fitted.predict(h.numpy())).to(h)
+        """Estimates (N,) for descriptors (N, D); NaN before the first `fit` and for descriptors that are not finite."""
+        estimates, known = h.new_full((len(h),), torch.nan), h.isfinite().all(1)
+        if self.fitted is not None and known.any():
+            estimates[known] = torch.from_numpy(self.fitted.predict(h[known].numpy())).to(h)
+        return estimates
 
     def forget(self) -> None:
         """Undo `fit`; the textons stay."""
