@@ -20,7 +20,7 @@ ALLOWED_PACKAGES = ("ssl_suite", "datamodules", "torch", "torchvision", "torchau
 OWN_PACKAGES = ("ssl_suite", "datamodules")
 BLOCKED_MODULES = ("torch.package", "torch.hub", "torch.serialization", "torch.utils.cpp_extension", "torch.distributed")
 BUILT_LATER = {"backbone", "views", "optimizer", "schedule", "num_classes", "num_samples", "vocabulary", "spec", "sample_shape",
-               "params", "model"}
+               "params", "model", "trusted"}
 """Arguments that the builder passes itself, so that a config need not."""
 
 ONE = ("model", "adapter", "data", "backbone", "optimizer", "schedule", "trainer", "stream")

@@ -12,8 +12,8 @@ not checked against the paper. Memory is bounded by a reservoir in each bin of t
 
 Batch: one frame at a time, ``x`` (C, H, W) float, or whatever the learner describes; the trusted cue reads its own sensor.
 
-Known limits: one number, one threshold; errors of the trusted cue are learned too. No `Adapter`, for there are no logits, gradients
-and source weights, and a decision needs two cues; calls and promises are an Adapter's all the same. A script of its own runs it.
+Known limits: errors of the trusted cue are learned too. No `Adapter`, for there are no logits, gradients and source weights, and a
+decision needs two cues; calls and promises are an Adapter's all the same. A script of its own runs it.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class PersistentSSL:
 
     tags = Tags("van Hecke et al., arXiv 1603.08047", "adaptation", ("images",), views=(), script="scripts/persistent_room.py")
 
-    def __init__(self, trusted: TrustedCue, *, learner: Any, threshold: float, strategy: Strategy = "training_wheels", tpr: float = 0.9,
-                 fpr_max: float = 0.35, override: float = 1.25, overrides_max: float = 5.0, window: int = 100, warmup: int = 400,
-                 block: int = 10, hold_out: int = 3, min_confident: int = 50, capacity: int = 100) -> None:
+    def __init__(self, trusted: TrustedCue, *, learner: Any, threshold: float, strategy: Strategy = "training_wheels",
+                 tpr: float = 0.9, fpr_max: float = 0.35, override: float = 1.25, overrides_max: float = 5.0, window: int = 100,
+                 warmup: int = 400, block: int = 10, hold_out: int = 3, min_confident: int = 50, capacity: int = 100) -> None:
         self.settings = {k: v for k, v in locals().items() if k not in ("self", "trusted", "learner")}
         if strategy not in get_args(Strategy):
             raise ValueError(f"adapter.strategy={strategy!r} is not one of {', '.join(get_args(Strategy))}")
