@@ -58,13 +58,14 @@ class Stereo:
     available = True
 
     def look(self, room: Room) -> Tensor:
-        """Take a pair of pictures; returns the left one, (3, H, W)."""
-        self.pair = room.look()
-        return self.pair[0]
+        """Take a pair of pictures and match them; returns the left one, (3, H, W)."""
+        left, right = room.look()
+        disparity, confident = block_matching(left, right, 13, texture=0.04)
+        self.reading = float(disparity[confident].mean()), int(confident.sum())
+        return left
 
     def read(self) -> tuple[float, int]:
-        disparity, confident = block_matching(self.pair[0], self.pair[1], 13, texture=0.04)
-        return float(disparity[confident].mean()), int(confident.sum())
+        return self.reading
 
 
 class Pilot:
@@ -143,8 +144,8 @@ def cell(seed: int, strategy: str, overrides: Sequence[str], traces: Path, tick:
     pilot = Pilot(Room(seed))
     learner = build(strategy, overrides, stereo, seed)
     learned = learn(learner, stereo, pilot, tick)
-    solo, h_value = learner.permitted, learner.store.testing()
-    test = operating_point(learner.learner(h_value[0]), h_value[1] > learner.threshold, learner.tpr)
+    solo, (h, value) = learner.permitted, learner.store.to_test()
+    test = operating_point(learner.learner(h), value > learner.threshold, learner.tpr)
     alone, guided = (judge(learner, stereo, pilot, by_one_camera, tick) for by_one_camera in (True, False))
     np.savez_compressed(traces / f"{strategy}-{seed}.npz", cut=learner.cut, threshold=learner.threshold,
                         **{f"learn_{k}": v for k, v in learned.items()}, **{f"alone_{k}": v for k, v in alone.items()})
@@ -155,7 +156,12 @@ def cell(seed: int, strategy: str, overrides: Sequence[str], traces: Path, tick:
            "cpu_seconds": time.process_time() - start}
     return {"seed": seed, "strategy": strategy,
             **{k: round(float(v), 4) if isinstance(v, float) else v for k, v in row.items()},
-            "command": shlex.join(["python", "scripts/persistent_room.py", "--seeds", str(seed), *overrides]), "commit": commit()}
+            "command": command(seed, overrides), "commit": commit()}
+
+
+def command(seed: int, overrides: Sequence[str]) -> str:
+    """What computes the rows of a seed."""
+    return shlex.join(["python", "scripts/persistent_room.py", "--seeds", str(seed), *overrides])
 
 
 def scores(flight: dict[str, Any], learner: PersistentSSL) -> dict[str, float]:
@@ -197,9 +203,9 @@ def draw(path: Path, traces: Path, seed: int) -> None:
     for strategy, axes in zip(STRATEGIES, maps, strict=True):
         with np.load(traces / f"{strategy}-{seed}.npz") as trace:
             for key, colour, label in (("learn_path", "0.75", "learning"), ("alone_path", "tab:blue", "one camera alone")):
-                path_xy = trace[key]
-                jumps = np.hypot(*np.diff(path_xy[:, :2], axis=0).T) > 0.15
-                axes.plot(*np.insert(path_xy[:, :2], np.flatnonzero(jumps) + 1, np.nan, axis=0).T, color=colour, lw=0.8, label=label)
+                places = trace[key][:, :2]
+                jumps = np.flatnonzero(np.hypot(*np.diff(places, axis=0).T) > 0.15)
+                axes.plot(*np.insert(places, jumps + 1, np.nan, axis=0).T, color=colour, lw=0.8, label=label)
             axes.set(title=strategy.replace("_", " "), xlim=(0, 5), ylim=(0, 5), aspect="equal", xlabel="m")
             truth, estimate = trace["alone_value"] > trace["threshold"], trace["alone_estimate"]
             fpr, tpr, _ = roc_curve(truth, estimate)
@@ -248,14 +254,16 @@ def main() -> None:
     torch.set_num_threads(1)
     traces = args.out.with_suffix("")
     traces.mkdir(parents=True, exist_ok=True)
-    done = {(int(row["seed"]), row["strategy"]) for row in read(args.out)}
+    rows = [row for row in read(args.out) if row["command"] == command(int(row["seed"]), args.overrides)]
+    done = {(int(row["seed"]), row["strategy"]) for row in rows}
     wanted = [(seed, strategy) for seed in args.seeds for strategy in STRATEGIES if (seed, strategy) not in done]
     with Progress(transient=True) as progress:
         task = progress.add_task("flying", total=len(wanted) * (sum(PHASES) + 2 * FLIGHTS * FRAMES))
         for seed, strategy in wanted:
             progress.update(task, description=f"seed {seed}, {strategy}")
-            append(args.out, cell(seed, strategy, args.overrides, traces, lambda: progress.advance(task)))
-    show(read(args.out), args.seeds)
+            rows.append(cell(seed, strategy, args.overrides, traces, lambda: progress.advance(task)))
+            append(args.out, rows[-1])
+    show(rows, args.seeds)
     if all((traces / f"{strategy}-{args.seeds[0]}.npz").exists() for strategy in STRATEGIES):
         draw(args.picture or args.out.with_suffix(".png"), traces, args.seeds[0])
     sys.stdout.write(f"rows in {args.out}\n")

@@ -223,6 +223,19 @@ def validate(cfg: Mapping[str, Any], groups: Sequence[str], packages: Sequence[s
         check_arguments(check_target(node["_target_"], f"{where}._target_", packages), node, where)
 
 
+def refuse_scripted(cfg: Mapping[str, Any]) -> None:
+    """Refuse a method that needs more than a program of the suite offers.
+
+    Raises:
+        ConfigError: a script of its own runs the method; the message names it.
+    """
+    node = cfg.get("adapter") or {}
+    found = check_target(node["_target_"], "adapter._target_", cfg.get("trusted_packages") or ()) if "_target_" in node else None
+    if script := getattr(getattr(found, "tags", None), "script", None):
+        raise ConfigError(f"{cfg['name']}: {found.__name__} is neither trained by train.py nor run along a stream by adapt.py; "
+                          f"run: python {script}, or use the class in a program of your own")
+
+
 def check_settings(cfg: Mapping[str, Any]) -> None:
     """Check the keys that no constructor takes: those of `SETTINGS` and the kinds of view.
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter
 from ssl_suite.batch import Batch
-from ssl_suite.config import ConfigError, validate
+from ssl_suite.config import ConfigError, refuse_scripted, validate
 from ssl_suite.data.streams import CLEAN, ShiftStreams
 from ssl_suite.method import Method
 from ssl_suite.run import Run, build_data, building, load_run, name_of, plain
@@ -285,6 +285,7 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
     if not cfg.adapter:
         raise ConfigError(f"model={cfg.name} is trained by train.py and does not adapt; choose model=tent or "
                           "model=ttt")
+    refuse_scripted(cfg)
     if not cfg.checkpoint:
         raise ConfigError("checkpoint is missing; give the folder of a trained classifier: checkpoint=runs/...")
     run = load_run(cfg.checkpoint)

@@ -22,7 +22,7 @@ from torch import nn
 from ssl_suite.batch import Spec, Tags
 from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
-from ssl_suite.config import ConfigError, check_target, nearest, validate
+from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted, validate
 from ssl_suite.evaluation import judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
@@ -251,6 +251,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         raise ConfigError(f"resume={cfg.resume}: {folder} holds no config.yaml; give a run folder, or resume=auto")
     config = resumed_config(cfg, folder) if resuming else plain(cfg)
     if not config.get("model"):
+        refuse_scripted(config)
         raise ConfigError(f"{config['name']}: this method adapts a trained model; "
                           "run: python adapt.py model=... checkpoint=RUN data=...")
     packages = config.get("trusted_packages", "objective") or ()

@@ -18,7 +18,7 @@ class FrameStore(nn.Module):
 
     Reservoir sampling (algorithm R, Vitter, 1985) per bin bounds the memory and keeps rare labels from being drowned by
     frequent ones. What is drawn depends on the seed, the bin and how many it saw, so that no generator has to be saved. New
-    frames wait until `settle`, so that what `training` returns changes only there.
+    frames wait until `settle`, so that what `to_learn` returns changes only there.
 
     Args:
         width: D, length of a descriptor.
@@ -71,12 +71,12 @@ class FrameStore(nn.Module):
             self.seen[b] += 1
         self.fresh, self.held = [], self.held[surplus:]
 
-    def training(self) -> tuple[Tensor, Tensor]:
+    def to_learn(self) -> tuple[Tensor, Tensor]:
         """Descriptors (N, D) and labels (N,) to learn from."""
         kept = torch.arange(self.value.shape[1]) < self.seen[:, None]
         return self.h[kept], self.value[kept]
 
-    def testing(self) -> tuple[Tensor, Tensor]:
+    def to_test(self) -> tuple[Tensor, Tensor]:
         """Descriptors (N, D) and labels (N,) of the held-out frames of the current behaviour, oldest first."""
         h = torch.stack([h for h, _ in self.held]) if self.held else self.h.new_zeros(0, self.h.shape[2])
         return h, h.new_tensor([value for _, value in self.held])

@@ -35,7 +35,18 @@ def config(name: str) -> dict[str, Any]:
     return cfg.get("adapter") or {}
 
 
-NAMES = [name for name in names("model") if config(name) and name not in PRETEXT]
+def scripted(name: str) -> bool:
+    """Whether a script of its own runs the method: no Adapter; tests/unit/methods hold the same checks for it."""
+    return locate(config(name)["_target_"], name).tags.script is not None
+
+
+NAMES = [name for name in names("model") if config(name) and name not in PRETEXT and not scripted(name)]
+
+
+def test_what_adapt_py_runs_is_an_adapter() -> None:
+    for name in names("model"):
+        if config(name) and not scripted(name):
+            assert issubclass(locate(config(name)["_target_"], name), Adapter), name
 
 
 class Net(nn.Module):

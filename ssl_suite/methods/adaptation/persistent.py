@@ -129,8 +129,7 @@ class PersistentSSL:
         """The state once it is known whether the trusted cue is there."""
         if not available:
             return "solo" if self.permitted else self.state
-        back: State = "learn" if self.strategy == "cold_turkey" else "guarded"
-        return back if self.state == "solo" else self.state
+        return ("learn" if self.strategy == "cold_turkey" else "guarded") if self.state == "solo" else self.state
 
     def _decide(self, h: Tensor, reading: tuple[float, int] | None) -> Decision:
         estimate, state = float(self.learner(h[None])), self._next(reading is not None)
@@ -158,7 +157,7 @@ class PersistentSSL:
             return AdaptReport(0.0, 0, "skip", f"fewer than {self.min_confident} confident pixels, or a number that is not finite")
         return AdaptReport(abs(decision.estimate - value), 1)
 
-    def _enter(self, state: Literal["learn", "guarded"]) -> None:
+    def _enter(self, state: State) -> None:
         """Change who decides: what was held out is of the old behaviour, and overrides are counted anew."""
         self.state, self.passed = state, self.passed and state == "guarded"
         self.store.release()
@@ -166,8 +165,8 @@ class PersistentSSL:
 
     def _fit_and_test(self) -> None:
         self.store.settle()
-        self.learner.fit(*self.store.training())
-        h, value = self.store.testing()
+        self.learner.fit(*self.store.to_learn())
+        h, value = self.store.to_test()
         if (point := operating_point(self.learner(h), value > self.threshold, self.tpr)) is not None:
             self.cut, self.passed = point.cut, point.fpr <= self.fpr_max
         if self.state == "guarded" and self.strategy == "training_wheels" and not self.passed:
@@ -190,7 +189,7 @@ class PersistentSSL:
         self.store.load_state_dict(state["store"])
         self.overrides = deque(state["overrides"], self.window)
         self.state, self.passed, self.cut, self.seen, self.frames = state["numbers"]
-        self.learner.fit(*self.store.training())
+        self.learner.fit(*self.store.to_learn())
 
     def save(self, path: str | Path) -> None:
         """Write `state_dict` to a file: whole or not at all."""
