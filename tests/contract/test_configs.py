@@ -22,7 +22,7 @@ from ssl_suite.methods.self_training.policies.adaptive import UNSEEN
 from ssl_suite.run import GROUPS, build_method, fit, load_run
 from ssl_suite.summary import check_summary
 from ssl_suite.testing import tiny_backbone, tiny_spec, tiny_views
-from tests.configs import CONFIGS, composed, names
+from tests.configs import CONFIGS, SCRIPTED, composed, names
 from tests.runs import images, run, tiny_data
 
 PATHLESS = ("digits", "series", "spoken", "spoken_text")
@@ -43,10 +43,6 @@ def trained() -> list[str]:
 
 def adapters() -> list[str]:
     return [name for name in names("model") if raw("model", name).get("adapter")]
-
-
-def scripted(name: str) -> bool:
-    return locate(raw("model", name)["adapter"]["_target_"], name).tags.script is not None
 
 
 def header_command(path: Path, program: str) -> list[str]:
@@ -161,15 +157,15 @@ def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
     assert summary["references"]["raw"].keys() == summary["references"]["untrained"].keys() == probes
 
 
-@pytest.mark.parametrize("name", [name for name in adapters() if scripted(name)])
+@pytest.mark.parametrize("name", SCRIPTED)
 def test_what_only_a_script_runs_is_refused_with_its_name(name: str, tmp_path: Path) -> None:
     for program, task in (("adapt", deploy), ("train", fit)):
         cfg = composed(f"model={name}", *(["seed=0"] if program == "adapt" else ["data=digits"]), program=program)
-        with pytest.raises(ConfigError, match=rf"run: python scripts/{name}\w*\.py"):
+        with pytest.raises(ConfigError, match=f"run: python {SCRIPTED[name]}"):
             task(OmegaConf.create(cfg), tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in adapters() if not scripted(name)])
+@pytest.mark.parametrize("name", [name for name in adapters() if name not in SCRIPTED])
 def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
     source = name if name in trained() else "supervised"
     backbone = ["backbone=vit_digits"] if "mae" in name else ["backbone=cifar_resnet_tiny"]
