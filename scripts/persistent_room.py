@@ -36,7 +36,6 @@ from torch import Tensor
 
 from ssl_suite.config import ConfigError, validate
 from ssl_suite.environments.room import Room
-from ssl_suite.functional.handover import operating_point
 from ssl_suite.functional.stereo import block_matching
 from ssl_suite.methods.adaptation.persistent import PersistentSSL
 from ssl_suite.programs import guarded, parser
@@ -144,8 +143,7 @@ def cell(seed: int, strategy: str, overrides: Sequence[str], traces: Path, tick:
     pilot = Pilot(Room(seed))
     learner = build(strategy, overrides, stereo, seed)
     learned = learn(learner, stereo, pilot, tick)
-    solo, (h, value) = learner.permitted, learner.store.to_test()
-    test = operating_point(learner.learner(h), value > learner.threshold, learner.tpr)
+    solo, test = learner.permitted, learner.point
     alone, guided = (judge(learner, stereo, pilot, by_one_camera, tick) for by_one_camera in (True, False))
     np.savez_compressed(traces / f"{strategy}-{seed}.npz", cut=learner.cut, threshold=learner.threshold,
                         **{f"learn_{k}": v for k, v in learned.items()}, **{f"alone_{k}": v for k, v in alone.items()})

@@ -21,15 +21,14 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from torch import Tensor
 
 from ssl_suite.adapter import AdaptReport
 from ssl_suite.batch import Tags
-from ssl_suite.functional.handover import operating_point
+from ssl_suite.functional.handover import OperatingPoint, operating_point
 from ssl_suite.io.checkpoints import AtomicCheckpointIO
 from ssl_suite.nn.frames import FrameStore
 
@@ -43,8 +42,7 @@ class TrustedCue(Protocol):
     def read(self) -> tuple[float, int]: ...
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether it is too close, who says so, and the learned cue's estimate of the value (NaN before the first fit)."""
     close: bool
     by: Literal["trusted", "learned", "override", "nobody"]
@@ -97,6 +95,7 @@ class PersistentSSL:
     def reset(self) -> None:
         """Back to before the first frame; what the learner was calibrated with stays."""
         self.state: State = "learn"
+        self.point: OperatingPoint | None = None  # of the last test
         self.passed, self.cut, self.seen, self.frames = False, self.threshold, 0, 0
         self.overrides: deque[bool] = deque(maxlen=self.window)
         self.store.clear()
@@ -168,7 +167,7 @@ class PersistentSSL:
         self.learner.fit(*self.store.to_learn())
         h, value = self.store.to_test()
         if (point := operating_point(self.learner(h), value > self.threshold, self.tpr)) is not None:
-            self.cut, self.passed = point.cut, point.fpr <= self.fpr_max
+            self.point, self.cut, self.passed = point, point.cut, point.fpr <= self.fpr_max
         if self.state == "guarded" and self.strategy == "training_wheels" and not self.passed:
             self._enter("learn")
         may = {"cold_turkey": False, "dagger": True, "training_wheels": self.passed}[self.strategy]
@@ -177,7 +176,7 @@ class PersistentSSL:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was learned and counted: plain containers and tensors."""
-        numbers = (self.state, self.passed, self.cut, self.seen, self.frames)
+        numbers = (self.state, self.passed, self.cut, self.seen, self.frames, self.point and tuple(self.point))
         return copy.deepcopy({"settings": self.settings, "numbers": numbers, "overrides": list(self.overrides),
                               "store": self.store.state_dict(), "learner": self.learner.state_dict()})
 
@@ -188,7 +187,8 @@ class PersistentSSL:
         self.learner.load_state_dict(state["learner"])
         self.store.load_state_dict(state["store"])
         self.overrides = deque(state["overrides"], self.window)
-        self.state, self.passed, self.cut, self.seen, self.frames = state["numbers"]
+        self.state, self.passed, self.cut, self.seen, self.frames, point = state["numbers"]
+        self.point = point and OperatingPoint(*point)
         self.learner.fit(*self.store.to_learn())
 
     def save(self, path: str | Path) -> None:
