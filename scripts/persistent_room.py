@@ -6,7 +6,12 @@ For each seed and strategy: a turn on the spot to find textons, 400 frames of st
 then two flights of 250 frames with one camera, scored against stereo's decision on the states that are visited, and two more on
 which stereo steers, scored alike. The robot turns by 12 degrees where it is too close, to one side until it is clear, and
 else flies 10 cm ahead; after a crash it starts anew elsewhere. Words behind the options change the configuration:
-``adapter.learner.regressor=ridge``. Rows that exist are not computed again; the picture is of the first seed.
+``adapter.learner.regressor=ridge``. Rows that exist are not computed again; paths and estimates lie in ``runs/``, with a picture of
+the first seed.
+
+Chosen on seeds 10 to 12: on stereo flights, AUC on held-out blocks against AUC on later frames is 0.94 against 0.86 for
+blocks of one frame, 0.87 against 0.84 for ten, 0.84 against 0.84 for twenty, which is the default; and square roots of the
+descriptor for neighbours (AUC 0.88, standardised 0.86).
 
 Columns: TPR, FPR, AUC and mean absolute error (pixels) of the estimate with one camera; crashes and overrides in the 600 frames;
 ``val_tpr``, ``val_fpr`` of the last test on held-out frames, where the threshold was chosen; ``tpr_stereo`` on fresh flights by
@@ -223,7 +228,6 @@ def draw(path: Path, traces: Path, seed: int) -> None:
         axes.axhline(trace["threshold"], color="k", lw=0.6, ls=":")
     axes.set(title=f"training wheels, seed {seed}", xlabel="frame", ylabel="disparity, pixels", xlim=(0, sum(PHASES)))
     axes.legend(fontsize=7, ncols=4, loc="upper left")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
 
@@ -244,13 +248,12 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("overrides", nargs="*", help="adapter.NAME=VALUE")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments.add_argument("--out", type=Path, default=Path("runs/persistent_room.csv"), help="file of the table")
-    arguments.add_argument("--picture", type=Path, default=None, help="file of the picture; beside the table by default")
+    arguments.add_argument("--out", type=Path, default=Path("docs/tables/persistent_room.csv"), help="file of the table")
     args = arguments.parse_intermixed_args()
     if odd := [o for o in args.overrides if not o.startswith("adapter.")]:
         raise ConfigError(f"{odd[0]}: what follows the options must look like adapter.NAME=VALUE")
     torch.set_num_threads(1)
-    traces = args.out.with_suffix("")
+    traces = Path("runs") / args.out.stem
     traces.mkdir(parents=True, exist_ok=True)
     rows = [row for row in read(args.out) if row["command"] == command(int(row["seed"]), args.overrides)]
     done = {(int(row["seed"]), row["strategy"]) for row in rows}
@@ -263,8 +266,8 @@ def main() -> None:
             append(args.out, rows[-1])
     show(rows, args.seeds)
     if all((traces / f"{strategy}-{args.seeds[0]}.npz").exists() for strategy in STRATEGIES):
-        draw(args.picture or args.out.with_suffix(".png"), traces, args.seeds[0])
-    sys.stdout.write(f"rows in {args.out}\n")
+        draw(traces.with_suffix(".png"), traces, args.seeds[0])
+    sys.stdout.write(f"rows in {args.out}, picture in {traces.with_suffix('.png')}\n")
 
 
 if __name__ == "__main__":

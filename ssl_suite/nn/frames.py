@@ -38,7 +38,7 @@ class FrameStore(nn.Module):
     value: Tensor
     seen: Tensor
 
-    def __init__(self, width: int, bin_width: float, *, bins: int = 16, capacity: int = 100, block: int = 10, hold_out: int = 3,
+    def __init__(self, width: int, bin_width: float, *, bins: int = 16, capacity: int = 100, block: int = 20, hold_out: int = 3,
                  limit: int = 100, seed: int = 0) -> None:
         super().__init__()
         if min(width, bins, capacity, block, limit) < 1 or hold_out < 2 or bin_width <= 0:

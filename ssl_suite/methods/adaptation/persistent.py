@@ -66,7 +66,7 @@ class PersistentSSL:
         overrides_max: rho, overrides in 100 frames that are acceptable.
         window: M, frames between two fits and tests, frames over which overrides count, and held-out frames kept.
         warmup: frames before the learned cue may decide while the trusted one is there.
-        block: frames of a block; whole blocks are held out.
+        block: frames of a block; blocks are held out whole, since a frame's neighbours are near-copies.
         hold_out: every so many-th block is held out.
         min_confident: pixels below which a reading is no label, and too close by itself.
         capacity: frames kept in each of 16 bins of the trusted value, a quarter of the threshold wide.
@@ -79,7 +79,7 @@ class PersistentSSL:
 
     def __init__(self, trusted: TrustedCue, *, learner: Any, threshold: float, strategy: Strategy = "training_wheels",
                  tpr: float = 0.9, fpr_max: float = 0.35, override: float = 1.25, overrides_max: float = 5.0, window: int = 100,
-                 warmup: int = 400, block: int = 10, hold_out: int = 3, min_confident: int = 50, capacity: int = 100) -> None:
+                 warmup: int = 400, block: int = 20, hold_out: int = 3, min_confident: int = 50, capacity: int = 100) -> None:
         self.settings = {k: v for k, v in locals().items() if k not in ("self", "trusted", "learner")}
         if strategy not in get_args(Strategy):
             raise ValueError(f"adapter.strategy={strategy!r} is not one of {', '.join(get_args(Strategy))}")
