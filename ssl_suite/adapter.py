@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from ssl_suite.batch import AdaptReport
 from ssl_suite.io.checkpoints import AtomicCheckpointIO
 from ssl_suite.nn.norm import Statistics, set_statistics
 from ssl_suite.nn.snapshot import Snapshot, capture, fingerprint, refuse_inference_mode, restore
@@ -19,20 +19,11 @@ from ssl_suite.nn.snapshot import Snapshot, capture, fingerprint, refuse_inferen
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class AdaptReport:
-    """What a call did: loss, samples learned from, ``ok`` or ``skip`` (nothing changed), and why."""
-    loss: float
-    n_used: int
-    verdict: Literal["ok", "skip"] = "ok"
-    reason: str = ""
-
-
 class Adapter(nn.Module):
     """Owns a copy of a model, the tensors of it that learn, their optimizer, and what is needed to go back.
 
-    A subclass implements `update`; what it keeps beside weights stands in buffers, so that `reset` and `state_dict`
-    cover it. Calls are serialised by a lock. Modes are set at every forward pass: `train()` and `eval()` matter not.
+    A subclass implements `update`; what it keeps beside weights stands in buffers, so that `reset`, `state_dict` and
+    `clone` cover it. Calls are serialised by a lock. Modes are set at every forward pass: `train()`, `eval()` matter not.
 
     Args:
         model: maps standardised samples, and ``length`` where rows are padded, to logits (B, K); copied.
@@ -45,6 +36,7 @@ class Adapter(nn.Module):
 
     order: ClassVar[Literal["predict_first", "adapt_first"]] = "predict_first"
     """Logits of `predict_and_adapt`: of the update's own forward pass, or of the updated weights."""
+    assumes: ClassVar[Literal["shuffled", "correlated"] | None] = None  # order of samples that predictions rely on
     seen: Tensor
     used: Tensor | None = None  # rows behind the last update, where a method leaves some out
 
@@ -63,7 +55,7 @@ class Adapter(nn.Module):
         self.min_batch = min_batch if stats == "batch" else 1
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.lock = threading.RLock()
-        self._source: Snapshot = {}
+        self.origin: Snapshot = {}  # the state before the first update
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Learn through `learn`; returns the last loss and, where `order` is predict_first, the logits (B, K)."""
@@ -99,17 +91,17 @@ class Adapter(nn.Module):
         with self.lock, torch.enable_grad():
             if len(x) < self.min_batch:
                 return self.predict(x, length), AdaptReport(0.0, 0, "skip", f"fewer than {self.min_batch} samples")
-            before = capture(self._state(), self.optimizer)
-            self._source = self._source or before
+            before = capture(self.tensors(), self.optimizer)
+            self.origin = self.origin or before
             index = torch.arange(len(x), device=x.device) + self.seen if index is None else index
             try:
                 loss, logits = self.update(x.clone() if x.is_inference() else x, length, index)
             except BaseException:
-                restore(self._state(), self.optimizer, before)
+                restore(self.tensors(), self.optimizer, before)
                 raise
             logits = self.predict(x, length) if logits is None else logits.detach()
             if not torch.stack([t.isfinite().all() for t in (loss, logits, *self.learning)]).all():
-                restore(self._state(), self.optimizer, before)
+                restore(self.tensors(), self.optimizer, before)
                 with torch.no_grad():
                     return self(x, length, "source"), AdaptReport(loss.item(), 0, "skip", "non-finite loss or weights")
             self.seen += len(x)
@@ -118,17 +110,24 @@ class Adapter(nn.Module):
     def reset(self) -> None:
         """Back to the source model, bit by bit: weights, buffers, optimizer."""
         with self.lock:
-            if self._source:
-                restore(self._state(), self.optimizer, self._source)
+            if self.origin:
+                restore(self.tensors(), self.optimizer, self.origin)
 
-    def _state(self) -> dict[str, Tensor]:
+    def clone(self) -> Self:
+        """Another adapter in the same state; it shares the weights that never change and nothing else."""
+        with self.lock:
+            shared = [self.origin, *(p for p in self.parameters() if not p.requires_grad)]
+            return copy.deepcopy(self, {id(self.lock): threading.RLock(), **{id(t): t for t in shared}})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What adapting may change, by name: learned parameters and all buffers."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad} | dict(self.named_buffers())
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What adapting changed, and a fingerprint of the source weights, which are not in it."""
-        head = {"schema": SCHEMA, "adapter": type(self).__name__, "fingerprint": self.fingerprint}
         with self.lock:
-            return {**head, **capture(self._state(), self.optimizer)}
+            return {"schema": SCHEMA, "adapter": type(self).__name__, "fingerprint": self.fingerprint,
+                    **capture(self.tensors(), self.optimizer)}
 
     def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Take over a state; raises ValueError where it belongs to other source weights, adapter or selection."""
@@ -138,8 +137,8 @@ class Adapter(nn.Module):
                 raise ValueError(f"{key} {state.get(key)} of the adapted state is not this adapter's {own[key]}")
             if state["tensors"].keys() != own["tensors"].keys():
                 raise ValueError("adapted state holds other tensors than this adapter; build it with the same params")
-            self._source = self._source or own
-            restore(self._state(), self.optimizer, state)
+            self.origin = self.origin or own
+            restore(self.tensors(), self.optimizer, state)
 
     def save(self, path: str | Path) -> None:
         """Write `state_dict` to a file: whole or not at all."""

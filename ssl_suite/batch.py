@@ -110,3 +110,23 @@ class StepOutput:
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
     features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What `Adapter.predict_and_adapt` did with a batch.
+
+    Attributes:
+        loss: the last loss.
+        n_used: samples learned from.
+        verdict: ``ok``; ``skip``, nothing changed; and, by a guard (`ssl_suite.serving`), ``rollback`` to the last good
+            state, ``reset`` to the source model, ``disable``, the source model for good.
+        reason: why, where the verdict is not ``ok``.
+        ms: time the update and the prediction took, in milliseconds.
+    """
+
+    loss: float
+    n_used: int
+    verdict: Literal["ok", "skip", "rollback", "reset", "disable"] = "ok"
+    reason: str = ""
+    ms: float = 0.0

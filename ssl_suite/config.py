@@ -23,7 +23,7 @@ BUILT_LATER = {"backbone", "views", "optimizer", "schedule", "num_classes", "num
                "params", "model", "trusted"}
 """Arguments that the builder passes itself, so that a config need not."""
 
-ONE = ("model", "adapter", "data", "backbone", "optimizer", "schedule", "trainer", "stream")
+ONE = ("model", "adapter", "data", "backbone", "optimizer", "schedule", "trainer", "stream", "network")
 """Groups that hold one object."""
 MANY: dict[str, tuple[str, ...]] = {"backbones": ("features", "tokens", "waveform"), "callbacks": (), "logger": ()}
 """Groups that hold several objects, and their names where those are fixed."""
@@ -31,7 +31,8 @@ VIEW_KINDS = ("clean", "weak", "strong", "crop")
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 SETTINGS: dict[str, Any] = {
     "name": str, "seed": int, "root": str, "trusted_packages": list[str], "init_from": str | None, "resume": str | None,
-    "objective": str | None, "checkpoint": str, "evaluation.probes": bool, "evaluation.max_samples": int | None}
+    "objective": str | None, "checkpoint": str | None, "weights": str | None,
+    "mean": list[float] | None, "std": list[float] | None, "evaluation.probes": bool, "evaluation.max_samples": int | None}
 """Keys that no constructor takes, with the type of each."""
 
 STACK = '"torch>=2.11,<2.13" "torchvision>=0.26,<0.28" "torchaudio>=2.11,<2.12"'

@@ -11,6 +11,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--peer NAME=FOLDER``: checkouts of authors' code for tests/parity/test_authors.py."""
+    parser.addoption("--peer", action="append", default=[], metavar="NAME=FOLDER", help="a checkout of authors' code")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and a fixed count keeps sums in one order."""

@@ -91,6 +91,11 @@ class SpeechTransformer(PatchTransformer):
                          heads=heads)
         self.log_mel, self.patch_frames = log_mel, patch_frames
 
+    @property
+    def frontend(self) -> nn.Module:
+        """The linear layer that embeds patches: what lies below the transformer."""
+        return self.project
+
     def count(self, length: Count) -> Count:
         """Patches of so many samples, the last perhaps partly filled."""
         frames = self.log_mel.frames(length)
@@ -274,6 +279,11 @@ class Wav2Vec2(nn.Module):
         # Weight-norm computes this weight: writing into it would change nothing, assigning sets norm and direction.
         conv.weight = torch.randn_like(conv.weight) * math.sqrt(4.0 / (conv.kernel_size[0] * conv.out_channels))
         nn.init.zeros_(conv.bias)
+
+    @property
+    def frontend(self) -> nn.Module:
+        """The convolutions and the projection of their features: what lies below the transformer."""
+        return nn.ModuleList([self.net.feature_extractor, self.net.encoder.feature_projection])
 
     @property
     def receptive_field(self) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -87,17 +90,76 @@ def mean_of_kept(values: Tensor, keep: Tensor) -> Tensor:
     return (values * keep).sum() / keep.sum().clamp(min=1)
 
 
-def asking_gradient(x: Tensor) -> Tensor:
-    """Samples that ask for a gradient of their own, for methods that learn above frozen layers.
+def asking_gradient(x: Tensor, model: nn.Module) -> Tensor:
+    """Samples that ask for a gradient of their own where torch needs it, for methods that learn above frozen layers.
 
     torch 2.12 on CPU crashes in GroupNorm's backward on channels-last maps whose own gradient nobody asks for, as below
-    the first layer that learns; asking for the gradient of the samples costs one convolution. `torch.autograd.grad` must
-    be given the samples among its inputs, or it leaves out their gradient after all.
+    the first layer that learns; asking for the gradient of the samples costs one convolution. See `gradients`.
 
     Args:
         x: samples (B, ...), float.
+        model: what they go through.
 
     Returns:
         The same samples, cut off from what made them.
     """
-    return x.detach().requires_grad_()
+    return x.detach().requires_grad_(x.device.type == "cpu" and any(isinstance(m, nn.GroupNorm) for m in model.modules()))
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor], x: Tensor) -> Sequence[Tensor]:
+    """Gradients of a loss with respect to parameters, taken past samples that `asking_gradient` made.
+
+    `torch.autograd.grad` leaves out the gradient of samples that are not among its inputs, however they ask.
+    """
+    return torch.autograd.grad(loss, [*parameters, x] if x.requires_grad else parameters)[: len(parameters)]
+
+
+def effective_classes(probs: Tensor) -> Tensor:
+    """How many classes predictions spread over: the exponential of the entropy of their mean.
+
+    Args:
+        probs: (B, K).
+
+    Returns:
+        Scalar between 1 and K.
+    """
+    return _entropy(probs.mean(0)).exp()
+
+
+def dependence(probs: Tensor, block: int) -> Tensor:
+    """How much the class predicted depends on when a sample came: the signature of a stream whose neighbours are alike.
+
+    The mutual information, in nats, between the predicted class and the block of consecutive samples it falls in, less that
+    of the same samples dealt out to as many blocks in turn, which takes away the bias of small blocks. One abrupt change in
+    between is allowed for: the samples are cut in two where this leaves least, since a new corruption may change which
+    classes are predicted without any order among samples. Our own measure; no paper has it.
+
+    Args:
+        probs: predictions in the order of the stream, (B, K), of a model that does not adapt.
+        block: consecutive samples in a block; what is left over at the front is left out.
+
+    Returns:
+        Scalar, about 0 for a shuffled stream, up to the logarithm of the classes that come one after another; 0 with fewer
+        than two blocks.
+    """
+    count = len(probs) // block
+    if count < 2:
+        return probs.new_zeros(())
+    kept = probs[len(probs) - count * block :]
+    excess = _within(kept.view(count, block, -1).mean(1)) - _within(kept.view(block, count, -1).mean(0))
+    return excess.min()
+
+
+def _within(blocks: Tensor) -> Tensor:
+    """Mutual information of class and block (N, K) within the two sides of every cut, and without a cut."""
+    cuts = [0, *range(2, len(blocks) - 1)]
+    sides = [(_information(blocks[:c]) * c + _information(blocks[c:]) * (len(blocks) - c)) / len(blocks) for c in cuts]
+    return torch.stack(sides)
+
+
+def _information(blocks: Tensor) -> Tensor:
+    return _entropy(blocks.mean(0)) - _entropy(blocks).mean() if len(blocks) else blocks.new_zeros(())
+
+
+def _entropy(probs: Tensor) -> Tensor:
+    return -torch.xlogy(probs, probs).sum(-1)

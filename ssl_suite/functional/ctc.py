@@ -55,6 +55,18 @@ def greedy_decode(logits: Tensor, length: Tensor) -> list[list[int]]:
     return [row[keep].tolist() for row, keep in zip((best - 1).cpu(), kept.cpu(), strict=True)]
 
 
+def blank_past_end(logits: Tensor, length: Tensor) -> Tensor:
+    """Scores whose frames past the end of a row say blank for certain, so that they decode without their lengths.
+
+    Args:
+        logits: (B, N, V + 1), class 0 the blank.
+        length: valid frames, (B,).
+    """
+    blank = logits.new_full((logits.shape[2],), -1e4).index_fill(0, torch.zeros(1, dtype=torch.int64, device=logits.device), 0.0)
+    past = torch.arange(logits.shape[1], device=logits.device) >= length[:, None]
+    return torch.where(past[:, :, None], blank, logits)
+
+
 def words(symbols: Sequence[int], vocabulary: Sequence[str]) -> list[str]:
     """Symbols joined to words at the word boundaries of the vocabulary."""
     text = "".join(" " if vocabulary[s] in BOUNDARIES else vocabulary[s] for s in symbols)

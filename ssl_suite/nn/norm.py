@@ -106,10 +106,64 @@ class BlendedStatistics:
         if self.tracking:
             for s, new in zip(stored, (mean, var), strict=True):
                 s.copy_(new.detach())
-        scale = ((stored[1] + layer.eps) / (var + layer.eps)).sqrt()
-        shape = (1, -1, *(1,) * (x.ndim - 2))
-        shift = stored[0] - mean * scale
-        return ((x * scale.view(shape) + shift.view(shape)).to(x.dtype), *args[1:])
+        return (_as_normalised(layer, x, *(t.view(1, -1, *(1,) * (x.ndim - 2)) for t in (mean, var))), *args[1:])
+
+
+class InstanceAwareStatistics:
+    """Batch norm corrected per sample where the sample's own statistics are surely others: NOTE, arXiv 2208.05117.
+
+    Laid over the layers of a model by hooks, as `BlendedStatistics` is. With mu and sigma^2 of the layer (stored, or of
+    the batch while ``tracking``) and the N positions of a channel, a sample's mean and variance count by as much as they
+    differ by more than k standard errors, sqrt(sigma^2 / N) and sigma^2 sqrt(2 / (N - 1)). The gradient flows through the
+    sample's part and, while tracking, through the batch's.
+
+    Args:
+        model: its layers get the hooks; variances are the unbiased ones.
+        k: width of what counts as chance, in standard errors; ``math.inf`` is ordinary batch norm.
+        momentum: share of a batch in the stored statistics while tracking.
+
+    Attributes:
+        tracking: whether to normalise by the batch and to move the stored statistics towards it.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    def __init__(self, model: nn.Module, k: float, momentum: float) -> None:
+        if not k >= 0.0 or not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"adapter.k={k} must be at least 0 and adapter.momentum={momentum} in [0, 1]; the paper's are 4 "
+                             "and 0.01")
+        self.k, self.momentum, self.tracking = k, momentum, False
+        for layer in batch_norms(model):
+            layer.register_forward_pre_hook(self._correct)
+
+    def _correct(self, layer: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = args[0].to(layer.running_mean.dtype)
+        n, shape = x[0, 0].numel(), (1, -1, *(1,) * (x.ndim - 2))
+        if self.tracking and len(x) * n > 1:  # a single value has no variance
+            var, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], keepdim=True)
+            for stored, new in ((layer.running_mean, mean), (layer.running_var, var)):
+                stored.lerp_(new.detach().flatten(), self.momentum)
+        else:
+            mean, var = layer.running_mean.view(shape), layer.running_var.view(shape)
+        if n > 1 and self.k < math.inf:
+            own_var, own_mean = torch.var_mean(x, [*range(2, x.ndim)], keepdim=True)
+            spread = var + layer.eps
+            mean = mean + _soft_shrink(own_mean - mean, self.k * (spread / n).sqrt())
+            var = (var + _soft_shrink(own_var - var, self.k * spread * math.sqrt(2.0 / (n - 1)))).relu()
+        return (_as_normalised(layer, args[0], mean, var), *args[1:])
+
+
+def _soft_shrink(x: Tensor, width: Tensor) -> Tensor:
+    """Moved towards 0 by ``width``, and 0 where it is closer than that."""
+    return (x - width).relu() - (-x - width).relu()
+
+
+def _as_normalised(layer: Any, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Move and stretch ``x`` so that the layer, by its stored statistics, normalises it by ``mean`` and ``var``."""
+    stored = (layer.running_mean, layer.running_var)
+    centre, spread = (t.view(1, -1, *(1,) * (x.ndim - 2)) for t in stored)
+    return ((x - mean) * ((spread + layer.eps) / (var + layer.eps)).sqrt() + centre).to(x.dtype)
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:

@@ -19,7 +19,7 @@ from ssl_suite.config import locate
 from ssl_suite.testing import tiny_backbone, tiny_batch, tiny_spec, tiny_views
 from tests.configs import CONFIGS, SCRIPTED, names
 
-PRETEXT = ("ttt", "ttt_mae")
+PRETEXT = ("ttt", "ttt_mae", "ttt_series")
 """They need a model trained with a self-supervised head; tests/unit/methods/test_ttt.py holds the same checks for them."""
 AS_SOURCE = {"cotta", "deyo", "eata", "rotta", "sar", "self_learning", "shot", "tent"}
 """Methods whose first prediction, before anything was learned, is the source model's with its stored statistics."""
@@ -44,17 +44,26 @@ def test_what_adapt_py_runs_is_an_adapter() -> None:
             assert issubclass(locate(config(name)["_target_"], name), Adapter), name
 
 
-class Net(nn.Module):
-    """Two normalised layers and a linear head, with odd stored statistics; ``length`` is taken and not needed."""
+def writes_text(name: str) -> bool:
+    """Whether an adapter takes scores of frames (B, N, V) in place of classes (B, K)."""
+    return locate(config(name)["_target_"], name).tags.target == "text"
 
-    def __init__(self, norm: str) -> None:
+
+class Net(nn.Module):
+    """Two normalised layers and a linear head, with odd stored statistics; ``length`` is taken and not needed.
+
+    For an adapter that takes scores of frames, the places of the last maps are the frames.
+    """
+
+    def __init__(self, norm: str, frames: bool = False) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         make = {"batch": nn.BatchNorm2d, "group": lambda c: nn.GroupNorm(2, c), "layer": lambda c: nn.GroupNorm(1, c)}[norm]
         self.layers = nn.Sequential(nn.Conv2d(1, 8, 3), make(8), nn.ReLU(), nn.Conv2d(8, 8, 3), make(8), nn.ReLU(),
                                     nn.Dropout(0.5), nn.Flatten())
-        self.last = nn.LayerNorm(8 * 16) if norm == "layer" else nn.Identity()
-        self.head = nn.Linear(8 * 16, 3)
+        width, self.frames = 8 if frames else 8 * 16, frames
+        self.last = nn.LayerNorm(width) if norm == "layer" else nn.Identity()
+        self.head = nn.Linear(width, 3)
         with torch.no_grad():
             for p in (self.layers[0].weight, self.layers[3].weight, self.head.weight):
                 p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
@@ -66,11 +75,17 @@ class Net(nn.Module):
                     m.running_var.copy_(torch.rand(8, generator=generator) + 0.5)
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
-        return self.head(self.last(self.layers(x)))
+        h = self.layers(x)
+        return self.head(self.last(h.unflatten(1, (8, 16)).transpose(1, 2) if self.frames else h))
+
+
+def net(name: str, norm: str = "batch") -> Net:
+    return Net(norm, writes_text(name))
 
 
 def build(name: str, model: nn.Module, spec: Any = SPEC, **overrides: Any) -> Adapter:
-    factory = hydra.utils.instantiate({**config(name), **overrides}, _partial_=True, _convert_="all")
+    plain = {"frontend": False} if "frontend" in config(name) else {}  # Net has none
+    factory = hydra.utils.instantiate({**config(name), **plain, **overrides}, _partial_=True, _convert_="all")
     offers = {"views": tiny_views(spec), "sample_shape": spec.shape}
     takes = inspect.signature(factory.func).parameters
     return factory(model, **{k: v for k, v in offers.items() if k in takes})
@@ -104,15 +119,15 @@ def learned(adapter: Adapter, batches: int = 3) -> list[Tensor]:
 def test_works_or_names_the_remedy(name: str, norm: str) -> None:
     if norm != "batch" and name in NO_BATCH_NORM:
         with pytest.raises(ValueError, match=NO_BATCH_NORM[name]) as error:
-            build(name, Net(norm))
+            build(name, net(name, norm))
         assert "model=" in str(error.value)
         return
-    learned(build(name, Net(norm)))
+    learned(build(name, net(name, norm)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_first_prediction(name: str) -> None:
-    source, x = Net("batch").eval(), samples(9)
+    source, x = net(name).eval(), samples(9)
     adapter = build(name, source, **({"stats": "source"} if "stats" in config(name) else {}))
     with torch.no_grad():
         if name in AS_SOURCE:
@@ -126,7 +141,7 @@ def test_first_prediction(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reset_goes_back_bit_by_bit(name: str) -> None:
-    adapter, x = build(name, Net("batch")), samples(9)
+    adapter, x = build(name, net(name)), samples(9)
     before, logits = state(adapter), adapter.predict(x)
     first = learned(adapter)
     adapter.reset()
@@ -137,7 +152,7 @@ def test_reset_goes_back_bit_by_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_round_trip(name: str, tmp_path: Any) -> None:
-    source, x = Net("batch"), samples(9)
+    source, x = net(name), samples(9)
     one, two = build(name, source), build(name, source)
     learned(one)
     one.save(tmp_path / "adapter.pt")
@@ -154,7 +169,7 @@ def test_state_round_trip(name: str, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bad_batch_changes_nothing(name: str) -> None:
-    adapter, bad = build(name, Net("batch")), samples(5)
+    adapter, bad = build(name, net(name)), samples(5)
     bad[3] = float("nan")
     for _ in range(2):
         learned(adapter, 2)
@@ -170,7 +185,7 @@ def test_a_bad_batch_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_adapters_and_their_source_share_nothing(name: str) -> None:
-    source = Net("batch")
+    source = net(name)
     before, expected = state(source), learned(build(name, source))
     one, two = build(name, source), build(name, source)
     for seed in range(3):
@@ -186,14 +201,14 @@ def test_two_adapters_and_their_source_share_nothing(name: str) -> None:
 def test_a_batch_of_one(name: str, norm: str) -> None:
     if norm == "group" and name in NO_BATCH_NORM:
         pytest.skip(f"{name} needs batch norm")
-    adapter = build(name, Net(norm))
+    adapter = build(name, net(name, norm))
     logits, report = adapter.predict_and_adapt(samples(0, 1))
-    assert logits.shape == (1, 3)
+    assert logits.shape == adapter.predict(samples(0, 1)).shape
     assert logits.isfinite().all()
     assert report.verdict == "ok" or (report.reason and report.n_used == 0)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_BATCH_NORM])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_BATCH_NORM and not writes_text(name)])
 def test_group_norm_on_channels_last_maps_behind_frozen_layers(name: str) -> None:
     """torch's CPU kernel crashes the process here unless the gradient of the maps is asked for."""
     torch.manual_seed(0)
@@ -209,21 +224,21 @@ def test_group_norm_on_channels_last_maps_behind_frozen_layers(name: str) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_constant_samples(name: str) -> None:
-    adapter = build(name, Net("batch"))
+    adapter = build(name, net(name))
     logits, report = adapter.predict_and_adapt(torch.zeros(24, 1, 8, 8))
     assert logits.isfinite().all()
     assert report.verdict == "ok", report.reason
 
 
 class Whole(nn.Module):
-    """A backbone of the suite and a head."""
+    """A backbone of the suite and a head, on samples or on frames."""
 
-    def __init__(self, backbone: Any) -> None:
+    def __init__(self, backbone: Any, frames: bool) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, nn.Linear(backbone.num_features, 3)
+        self.backbone, self.head, self.frames = backbone, nn.Linear(backbone.num_features, 3), frames
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
-        return self.head(self.backbone(x, length))
+        return self.head(self.backbone.tokens(x, length) if self.frames else self.backbone(x, length))
 
 
 def modalities() -> list[tuple[str, str]]:
@@ -234,7 +249,7 @@ def modalities() -> list[tuple[str, str]]:
 def test_modalities(name: str, modality: Any) -> None:
     torch.manual_seed(0)
     spec = tiny_spec(modality)
-    adapter = build(name, Whole(tiny_backbone("features" if name in NO_BATCH_NORM else "tokens", spec)), spec)
+    adapter = build(name, Whole(tiny_backbone("features" if name in NO_BATCH_NORM else "tokens", spec), writes_text(name)), spec)
     for start in (0, 20):
         batch = tiny_batch(spec, 20, start)
         (x,), length = tiny_views(spec)(batch, "clean"), batch.get("length")
@@ -242,5 +257,6 @@ def test_modalities(name: str, modality: Any) -> None:
             length = length - torch.arange(len(length))
         logits, report = adapter.predict_and_adapt(x, length, batch["index"])
         assert report.verdict == "ok", report.reason
-        assert logits.shape == (20, 3)
+        assert logits.shape == adapter.predict(x, length).shape
+        assert logits.shape[::2 if writes_text(name) else 1] == (20, 3)
         assert logits.isfinite().all()

@@ -167,12 +167,19 @@ def test_what_only_a_script_runs_is_refused_with_its_name(name: str, tmp_path: P
 
 @pytest.mark.parametrize("name", [name for name in adapters() if name not in SCRIPTED])
 def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
-    source = name if name in trained() else "supervised"
+    own = name in trained()
+    tags = locate(raw("model", name)["model" if own else "adapter"]["_target_"], name).tags
+    text = tags.target == "text"
+    source = name if own else "ctc" if text else "supervised"
     backbone = ["backbone=vit_digits"] if "mae" in name else ["backbone=cifar_resnet_tiny"]
     backbone += ["backbone.norm=batch"] if name in NEED_BATCH_NORM else []
-    trained_run = run(tmp_path / "run", f"model={source}", "data=digits", *backbone)
-    cfg = composed(f"model={name}", f"checkpoint={trained_run}", "seed=0", "stream=digits", "stream.shifts=[gaussian_noise,clean]",
-                   "stream.limit=32", "stream.batch_size=16", program="adapt")
+    data, stream = ["data=digits", *backbone], ["stream=digits", "stream.shifts=[gaussian_noise,clean]"]
+    if "images" not in tags.modalities:
+        data = tiny_data(tags.modalities[0], tmp_path, text=text)
+        stream = [f"stream.shifts=[{'noise' if text else 'gaussian_noise'},clean]"]
+    trained_run = run(tmp_path / "run", f"model={source}", *data)
+    cfg = composed(f"model={name}", f"checkpoint={trained_run}", "seed=0", *stream, "stream.limit=32", "stream.batch_size=16",
+                   program="adapt")
     if "steps" in cfg["adapter"]:
         cfg["adapter"] |= {"steps": 1}
     folder = tmp_path / "adapted"

@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from datamodules.images.digits import DigitsDataModule
 from ssl_suite.config import ConfigError
+from ssl_suite.deploy import deploy
 from ssl_suite.run import load_exported, load_run, objective
 from ssl_suite.summary import check_summary
+from tests.configs import composed
 from tests.runs import run, tiny_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +123,16 @@ def test_init_from_reports_and_copies(trained: Path, tmp_path: Path, capsys: pyt
     before, after = load_exported(trained)[0], load_exported(tmp_path / "run")[0]
     for a, b in zip(before.parameters(), after.parameters(), strict=True):
         assert torch.equal(a, b), "a linear probe leaves the backbone as it was"
+
+
+@pytest.mark.parametrize(("model", "source", "said"), [("suta", "supervised", "train one with model=ctc"),
+                                                       ("tent", "ctc", "predicts no classes")])
+def test_adapters_refuse_what_they_cannot_adapt(model: str, source: str, said: str, trained: Path, tmp_path: Path) -> None:
+    if source == "ctc":
+        trained = run(tmp_path / "run", "model=ctc", *tiny_data("speech", tmp_path, text=True))
+    cfg = composed(f"model={model}", f"checkpoint={trained}", "seed=0", "stream.shifts=[clean]", program="adapt")
+    with pytest.raises(ConfigError, match=said):
+        deploy(OmegaConf.create(cfg), tmp_path)
 
 
 @pytest.mark.slow

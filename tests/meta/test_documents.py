@@ -50,7 +50,7 @@ def test_commands_in_the_pages_compose(page: str) -> None:
         given = [w for w in words if "=" in w and not w.startswith("-") and "$" not in w and "hydra." not in w]
         if any(re.search(r"=my_?\w*|my_", w) for w in words):
             continue  # the reader's own configs
-        program = "adapt" if any(w.startswith("checkpoint=") for w in given) else "train"
+        program = "adapt" if any(w.startswith(("checkpoint=", "network=")) for w in given) else "train"
         sweep = "-m" in words
         given = [g.split("=", 1)[0] + "=" + g.split("=", 1)[1].split(",")[0] if sweep and "[" not in g else g for g in given]
         composed(*given, program=program)

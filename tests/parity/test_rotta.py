@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_suite.functional.random import Draw, sample_keys
-from ssl_suite.methods.adaptation.rotta import EMPTY, RoTTA
+from ssl_suite.methods.adaptation.rotta import RoTTA
 from ssl_suite.views import Views
 
 SIZE, LR, ALPHA, NU, SEED, K = 13, 0.5, 0.2, 0.1, 3, 3
@@ -63,8 +63,10 @@ class Lists:
 
 
 def contents(adapter: RoTTA) -> list[tuple]:
-    rows = zip(adapter.labels.tolist(), adapter.age.tolist(), adapter.uncertainty.tolist(), adapter.memory, strict=True)
-    return sorted((c, int(a), round(u, 4), round(float(x.sum()), 3)) for c, a, u, x in rows if c != EMPTY)
+    rows = adapter.memory.rows()
+    entries = zip(*(bank[rows].tolist() for bank in (adapter.memory.labels, adapter.age, adapter.uncertainty)),
+                  adapter.memory.samples[rows], strict=True)
+    return sorted((c, int(a), round(u, 4), round(float(x.sum()), 3)) for c, a, u, x in entries)
 
 
 def test_the_memory_equals_lists_per_class():
@@ -100,8 +102,8 @@ def test_two_updates_equal_the_computation_by_hand():
         expected = run(teacher, batch(seed), move=False).detach()
         logits, report = adapter.predict_and_adapt(batch(seed))
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
-        rows = (adapter.labels != EMPTY).nonzero()[:, 0]  # the memory itself is tested above
-        x, age = adapter.memory[rows], adapter.age[rows] / SIZE
+        rows = adapter.memory.rows()  # the memory itself is tested above
+        x, age = adapter.memory.samples[rows], adapter.age[rows] / SIZE
         noise = 0.3 * Draw(sample_keys(SEED, torch.full_like(rows, 9 * (seed + 1)), rows)).normal(5)
         target = run(teacher, x, move=True).softmax(1).detach()
         learning = [student[k].clone().requires_grad_() for k in ("gamma", "beta")]

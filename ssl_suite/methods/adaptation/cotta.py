@@ -90,7 +90,7 @@ class CoTTA(Adapter):
             target = self.teacher.run(self, x, length)
             if self.anchor.run(self, x, length).softmax(1).amax(1).mean() < self.confidence:  # one wait saves 32 passes
                 target = self.averaged(x, length, index)
-        loss = soft_cross_entropy(self(asking_gradient(x), length), target.softmax(1)).mean()
+        loss = soft_cross_entropy(self(asking_gradient(x, self.model), length), target.softmax(1)).mean()
         self.learn(loss)
         self.teacher.follow(self, self.momentum_teacher)
         self.restore_some()

@@ -89,7 +89,7 @@ class DeYO(Adapter):
         with torch.no_grad():
             draw = Draw(sample_keys(self.seed, torch.zeros_like(index), index))
             shuffled = self(shuffle_patches(x, self.patches, draw)).softmax(1)
-        logits = self(asking_gradient(x))
+        logits = self(asking_gradient(x, self.model))
         h, scale = entropy(logits), math.log(logits.shape[1])
         probs, chosen = logits.detach().softmax(1).max(1)
         drop = probs - shuffled.gather(1, chosen[:, None])[:, 0]

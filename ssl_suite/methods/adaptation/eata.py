@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter
 from ssl_suite.batch import Tags
-from ssl_suite.functional.adaptation import asking_gradient, entropy, hard_pseudo_label, mean_of_kept
+from ssl_suite.functional.adaptation import asking_gradient, entropy, gradients, hard_pseudo_label, mean_of_kept
 from ssl_suite.nn.copies import TensorCopies
 from ssl_suite.nn.features import linear_head
 from ssl_suite.nn.norm import Selection, Statistics, select_parameters
@@ -91,17 +91,17 @@ class Eata(Adapter):
             self.reset()
             sums, count = [torch.zeros_like(p) for p in self.learning], 0
             for x, length in batches:
-                x = asking_gradient(x)
+                x = asking_gradient(x, self.model)
                 loss = hard_pseudo_label(self(x, length)).mean()
-                for s, g in zip(sums, torch.autograd.grad(loss, [*self.learning, x])[:-1], strict=True):
+                for s, g in zip(sums, gradients(loss, self.learning, x), strict=True):
                     s += g.square()
                 count += 1
             for f, s in zip(self.fisher.tensors, sums, strict=True):
                 f.copy_(s / max(count, 1))
-            self._source = {}  # what `reset` goes back to has the weights from now on
+            self.origin = {}  # what `reset` goes back to has the weights from now on
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
-        x = asking_gradient(x)
+        x = asking_gradient(x, self.model)
         for _ in range(self.steps):
             logits = self(x, length)
             h, e0 = entropy(logits), self.e0_factor * math.log(logits.shape[1])

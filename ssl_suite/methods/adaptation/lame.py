@@ -82,6 +82,7 @@ class Lame(Adapter):
 
     tags = Tags("Boudiaf et al., CVPR 2022, arXiv 2201.05718", "adaptation", batch="unlabeled", views=("clean",),
                 target="class")
+    assumes = "correlated"
 
     def __init__(self, model: nn.Module, *, affinity: Literal["rbf", "knn"] = "rbf", k: int = 5, iterations: int = 100,
                  stats: Statistics = "source", min_batch: int = 16, autocast: Literal["bfloat16"] | None = None) -> None:

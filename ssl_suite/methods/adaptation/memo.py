@@ -106,6 +106,7 @@ class Memo(Adapter):
         copies, valid = x.repeat_interleave(n, 0), None if length is None else length.repeat_interleave(n)
         for step in range(self.steps):
             draw = Draw(sample_keys(self.seed, torch.full_like(index, step), index)).copies(n)
-            loss = marginal_entropy(self(asking_gradient(self.views.redraw(copies, self.view, draw, valid)), valid))
+            view = asking_gradient(self.views.redraw(copies, self.view, draw, valid), self.model)
+            loss = marginal_entropy(self(view, valid))
             self.learn(loss)
         return loss.detach()

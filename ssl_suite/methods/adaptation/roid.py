@@ -108,9 +108,9 @@ class Roid(Adapter):
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         draw = Draw(sample_keys(self.seed, torch.zeros_like(index), index))
         view = self.views.redraw(x, self.view, draw, length)
-        logits = self(asking_gradient(x), length)
+        logits = self(asking_gradient(x, self.model), length)
         weight = self.weights(logits.detach())
-        other = self(asking_gradient(view), length)
+        other = self(asking_gradient(view, self.model), length)
         consistency = 0.5 * (soft_cross_entropy(other, logits.softmax(1)) + soft_cross_entropy(logits, other.softmax(1)))
         loss = (weight * (soft_likelihood_ratio(logits) + consistency)).mean()
         self.used = (weight > 0).sum()

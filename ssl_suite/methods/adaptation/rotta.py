@@ -26,7 +26,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter
@@ -35,10 +34,9 @@ from ssl_suite.functional.adaptation import asking_gradient, entropy, soft_cross
 from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.nn.copies import WeightCopies
 from ssl_suite.nn.features import linear_head
+from ssl_suite.nn.memory import SampleMemory, put
 from ssl_suite.nn.norm import BlendedStatistics, Selection, Statistics, batch_norms, select_parameters
 from ssl_suite.views import Views
-
-EMPTY = -1
 
 
 class RoTTA(Adapter):
@@ -66,9 +64,6 @@ class RoTTA(Adapter):
 
     tags = Tags("Yuan et al., CVPR 2023, arXiv 2303.13899", "adaptation", batch="unlabeled", views=("strong",),
                 target="class")
-    memory: Tensor
-    lengths: Tensor
-    labels: Tensor
     uncertainty: Tensor
     age: Tensor
 
@@ -85,12 +80,11 @@ class RoTTA(Adapter):
         self.views, self.view = copy.deepcopy(views) or Views(), view if views is not None else "clean"
         self.update_every, self.nu, self.seed = update_every, nu, seed
         self.lambda_t, self.lambda_u = lambda_t, lambda_u
-        self.num_classes, at = linear_head(self.model).out_features, linear_head(self.model).weight.device
+        head = linear_head(self.model)
+        self.num_classes, at = head.out_features, head.weight.device
         self.blend = BlendedStatistics(self.model, alpha) if batch_norms(self.model) else None
         self.teacher = WeightCopies(self, "model.")
-        self.register_buffer("memory", torch.zeros(memory_size, *sample_shape, device=at))
-        self.register_buffer("lengths", torch.zeros(memory_size, dtype=torch.int64, device=at))
-        self.register_buffer("labels", torch.full((memory_size,), EMPTY, device=at))
+        self.memory = SampleMemory(memory_size, sample_shape, self.num_classes, at)
         self.register_buffer("uncertainty", torch.zeros(memory_size, device=at))
         self.register_buffer("age", torch.zeros(memory_size, device=at))
 
@@ -107,54 +101,43 @@ class RoTTA(Adapter):
         logits = self.predict(x, length)
         labels, uncertainty = logits.argmax(1), entropy(logits)
         valid = torch.full_like(labels, x.shape[-1]) if length is None else length
-        samples, loss, count = self.padded(x), logits.new_zeros(()), int(self.seen)
+        samples, loss, count = self.memory.padded(x), logits.new_zeros(()), int(self.seen)
         for i in range(len(x)):
             self.remember(samples[i], valid[i], labels[i], uncertainty[i])
             if (count + i + 1) % self.update_every == 0:
                 loss = self.rehearse(count + i + 1, length is not None)
         return loss, logits
 
-    def padded(self, x: Tensor) -> Tensor:
-        """Samples (B, ...) with zeros at the end, in the memory's shape."""
-        shape = self.memory.shape[1:]
-        if x.shape[1:-1] != shape[:-1] or x.shape[-1] > shape[-1]:
-            raise ValueError(f"adapter.sample_shape={tuple(shape)} cannot hold samples of shape {tuple(x.shape[1:])}; give the "
-                             "shape of the longest sample")
-        return F.pad(x, (0, shape[-1] - x.shape[-1])).to(self.memory.dtype)
-
     def remember(self, x: Tensor, length: Tensor, label: Tensor, uncertainty: Tensor) -> None:
         """Let one sample into the memory where its class has room, or in place of an older or less sure one."""
-        size, filled = len(self.labels), self.labels != EMPTY
-        counts = (self.labels == torch.arange(self.num_classes, device=x.device)[:, None]).sum(1)
-        below = counts.index_select(0, label[None]) < size / self.num_classes
-        crowded = (counts == counts.max()).index_select(0, self.labels.clamp(min=0)) & filled
-        rivals = torch.where(below, crowded, self.labels == label)
+        memory, filled, own = self.memory, self.memory.filled, self.memory.labels == label
+        below = own.sum() < len(memory) / self.num_classes
+        rivals = torch.where(below, memory.crowded(), own)
         scores = self.score(self.age, self.uncertainty).masked_fill(~rivals, -torch.inf)
         room = below & ~filled.all()
         slot = torch.where(room, filled.int().argmin(), scores.argmax())
         accepted = room | (scores.max() > self.score(torch.zeros_like(uncertainty), uncertainty))
-        for bank, new in ((self.memory, x), (self.lengths, length), (self.labels, label), (self.uncertainty, uncertainty),
-                          (self.age, torch.zeros_like(uncertainty))):
-            old = bank.index_select(0, slot)
-            bank.index_copy_(0, slot, torch.where(accepted.view(-1, *(1,) * new.ndim), new[None].to(bank.dtype), old))
+        memory.store(slot, accepted, x, length, label)
+        put(self.uncertainty, slot, accepted, uncertainty)
+        put(self.age, slot, accepted, torch.zeros_like(uncertainty))
         self.age += 1.0
 
     def score(self, age: Tensor, uncertainty: Tensor) -> Tensor:
         """How much samples deserve to leave: old and unsure ones more."""
-        return self.lambda_t * (age / len(self.labels)).sigmoid() + self.lambda_u * uncertainty / math.log(self.num_classes)
+        return self.lambda_t * (age / len(self.memory)).sigmoid() + self.lambda_u * uncertainty / math.log(self.num_classes)
 
     def rehearse(self, count: int, ragged: bool) -> Tensor:
         """One update on the memory, after ``count`` samples; returns the loss."""
-        rows = (self.labels != EMPTY).nonzero()[:, 0]
-        x, length = self.memory[rows], self.lengths[rows] if ragged else None
+        rows = self.memory.rows()
+        x, length = self.memory.samples[rows], self.memory.lengths[rows] if ragged else None
         draw = Draw(sample_keys(self.seed, torch.full_like(rows, count), rows))
-        weight = (-self.age[rows] / len(self.labels)).sigmoid()
+        weight = (-self.age[rows] / len(self.memory)).sigmoid()
         if self.blend is not None:
             self.blend.tracking = True
         try:
             with torch.no_grad():
                 target = self.teacher.run(self, x, length).softmax(1)
-            logits = self(asking_gradient(self.views.redraw(x, self.view, draw, length)), length)
+            logits = self(asking_gradient(self.views.redraw(x, self.view, draw, length), self.model), length)
         finally:
             if self.blend is not None:
                 self.blend.tracking = False

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter
 from ssl_suite.batch import Tags
-from ssl_suite.functional.adaptation import asking_gradient, entropy, mean_of_kept
+from ssl_suite.functional.adaptation import asking_gradient, entropy, gradients, mean_of_kept
 from ssl_suite.nn.norm import Statistics, select_lower_norms
 
 
@@ -71,15 +71,15 @@ class Sar(Adapter):
         self.register_buffer("mean_loss", torch.tensor(torch.inf, device=self.learning[0].device))  # inf: nothing yet
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
-        x = asking_gradient(x)
+        x = asking_gradient(x, self.model)
         logits = self(x, length)
         h, e0 = entropy(logits), self.e0_factor * math.log(logits.shape[1])
         keep = h.detach() < e0
-        gradients = torch.autograd.grad(mean_of_kept(h, keep), [*self.learning, x])[:-1]
+        uphill = gradients(mean_of_kept(h, keep), self.learning, x)
         here = [p.detach().clone() for p in self.learning]
-        norm = torch.stack([g.norm() for g in gradients]).norm()
+        norm = torch.stack([g.norm() for g in uphill]).norm()
         with torch.no_grad():
-            for p, g in zip(self.learning, gradients, strict=True):
+            for p, g in zip(self.learning, uphill, strict=True):
                 p.add_(g * (self.rho / (norm + 1e-12)))
         worse = entropy(self(x, length))
         keep = keep & (worse.detach() < e0)

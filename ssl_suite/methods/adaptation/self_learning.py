@@ -78,7 +78,7 @@ class SelfLearning(Adapter):
         self.loss = partial(generalized_cross_entropy, q=q) if loss == "rpl" else LOSSES[loss]
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
-        x = asking_gradient(x)
+        x = asking_gradient(x, self.model)
         for _ in range(self.steps):
             logits = self(x, length)
             loss = self.loss(logits).mean()

@@ -64,6 +64,7 @@ class Shot(Adapter):
 
     tags = Tags("Liang et al., ICML 2020, arXiv 2002.08546", "adaptation", batch="unlabeled", views=("clean",),
                 target="class")
+    assumes = "shuffled"
 
     def __init__(self, model: nn.Module, *, threshold: float = 0.9, label_weight: float = 0.3,
                  optimizer: Callable[..., torch.optim.Optimizer] | None = None, stats: Statistics = "batch",
@@ -76,7 +77,7 @@ class Shot(Adapter):
         self.threshold, self.label_weight = threshold, label_weight
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self(asking_gradient(x), length)
+        logits = self(asking_gradient(x, self.model), length)
         probs = logits.softmax(1)
         mean = probs.mean(0)
         spread = -(mean * mean.clamp(min=1e-12).log()).sum()

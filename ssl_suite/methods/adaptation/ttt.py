@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_suite.adapter import Adapter, AdaptReport
-from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
+from ssl_suite.adapter import Adapter
+from ssl_suite.batch import AdaptReport, Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.method import Method, Training
 from ssl_suite.views import Views
@@ -41,9 +41,23 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turn pictures (B, C, S, S) by quarters counter-clockwise, ``turns`` (B,) in 0..3."""
     if x.ndim != 4 or x.shape[2] != x.shape[3]:
         raise ValueError(f"the rotation task needs square pictures (B, C, S, S), got {tuple(x.shape)}; "
-                         "use model=ttt_mae for other data")
+                         "use model=ttt_series or model=ttt_mae for other data")
     turned = torch.stack([torch.rot90(x, k, (2, 3)) for k in range(4)])
     return turned[turns, torch.arange(len(x), device=x.device)]
+
+
+def fork(backbone: Any, shared_until: int | None) -> tuple[int, nn.ModuleList]:
+    """How many stages of a convolutional backbone two heads share, all but the last by default, and a copy of the rest.
+
+    Raises:
+        ValueError: the backbone has no such number of stages.
+    """
+    stages = list(getattr(backbone, "stages", ()))
+    shared_until = len(stages) - 1 if shared_until is None else shared_until
+    if not 0 < shared_until <= len(stages):
+        raise ValueError(f"shared_until={shared_until} must lie between 1 and the {len(stages)} stages of "
+                         f"{type(backbone).__name__}; choose a lower number or another convolutional backbone")
+    return shared_until, nn.ModuleList(copy.deepcopy(stage) for stage in stages[shared_until:])
 
 
 class Rotation(nn.Module):
@@ -59,13 +73,9 @@ class Rotation(nn.Module):
 
     def __init__(self, backbone: Any, shared_until: int | None, expand: bool) -> None:
         super().__init__()
-        stages = list(getattr(backbone, "stages", ()))
-        shared_until = len(stages) - 1 if shared_until is None else shared_until
-        if not 0 < shared_until <= len(stages):
-            raise ValueError(f"shared_until={shared_until} must lie between 1 and the {len(stages)} stages of "
-                             f"{type(backbone).__name__}; choose a lower number or another convolutional backbone")
-        self.shared_until, self.expand = shared_until, expand
-        self.stages = nn.ModuleList(copy.deepcopy(stage) for stage in stages[shared_until:])
+        self.shared_until, self.stages = fork(backbone, shared_until)
+        self.expand = expand
+        stages = list(backbone.stages)
         with torch.no_grad():
             maps = nn.Sequential(*copy.deepcopy(stages)).eval()(torch.zeros(1, *backbone.spec.shape))
         self.fc = nn.Linear(maps.shape[1], 4)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ssl_suite.backbones.speech import Wav2Vec2
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.ctc import BOUNDARIES, ctc_loss, errors, greedy_decode, too_short, words
+from ssl_suite.functional.ctc import BOUNDARIES, blank_past_end, ctc_loss, errors, greedy_decode, too_short, words
 from ssl_suite.functional.random import Draw
 from ssl_suite.functional.span_masking import span_mask
 from ssl_suite.method import Method, Training
@@ -123,6 +123,10 @@ class CTC(Method):
         """Scores (B, N, V + 1) of clean samples, class 0 the blank, and their valid frames (B,)."""
         tokens, length = self.tokens(self.views(batch, "clean")[0], batch.get("length"))
         return self.head(tokens), length
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Scores (B, N, V + 1) of clean samples; frames past the end of a row say blank."""
+        return blank_past_end(*self.emissions(batch))
 
     def transcribe(self, batch: Batch) -> list[list[int]]:
         """Symbols of each sample by greedy decoding; waits for the device."""

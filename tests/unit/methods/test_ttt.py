@@ -15,7 +15,9 @@ from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.method import Method
 from ssl_suite.methods.adaptation.ttt import Rotation, TestTimeTraining, TTTAdapter, rotate
 from ssl_suite.methods.adaptation.ttt_mae import TestTimeTrainingMAE
+from ssl_suite.methods.adaptation.ttt_series import TestTimeTrainingSeries
 from ssl_suite.methods.supervised.classifier import Classifier
+from ssl_suite.testing import tiny_backbone, tiny_batch, tiny_spec, tiny_views
 from ssl_suite.views import Views
 from ssl_suite.views.images import Shift
 
@@ -187,3 +189,102 @@ def test_deployed_is_the_method_on_standardised_samples():
     (clean,) = VIEWS({"x": x, "index": torch.arange(4)}, "clean")
     assert torch.equal(Deployed(method)(clean), method.logits({"x": x, "index": torch.arange(4)}))
     assert partial(Deployed, method)().method.backbone is not method.backbone
+
+
+def filling(**options) -> TestTimeTrainingSeries:
+    torch.manual_seed(0)
+    spec, options = tiny_spec("series"), {"num_classes": 3, "patch": 4, **options}
+    return TestTimeTrainingSeries(tiny_backbone("features", spec), tiny_views(spec), **options).eval()
+
+
+def over_time(kind: str) -> Method:
+    """A method with a masked pretext task on data with a time axis."""
+    if kind == "filling":
+        return filling()
+    torch.manual_seed(0)
+    spec = tiny_spec(kind)
+    options = {"num_classes": 3, "decoder_width": 32, "decoder_depth": 1}
+    return TestTimeTrainingMAE(tiny_backbone("tokens", spec), tiny_views(spec), **options).eval()
+
+
+def padded(method: Method, n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Standardised samples of which each is shorter than the one before, and zero from there on."""
+    batch = tiny_batch(method.backbone.spec, n)
+    length = method.backbone.spec.shape[-1] - torch.arange(n) * 5
+    (x,) = method.views({**batch, "length": length}, "clean")
+    return x, length, batch["index"]
+
+
+def test_filling_hides_a_share_of_each_rows_own_patches():
+    head, x = filling(mask_ratio=0.5).pretext, torch.zeros(4, 2, 32)
+    length = torch.tensor([32, 17, 8, 3])
+    hidden = head.hidden(x, draw(4), length)
+    shown = ~hidden.unflatten(1, (8, 4))
+    assert torch.equal(shown.all(2), shown.any(2)), "a patch is hidden in part"
+    assert shown.all(2).sum(1).tolist() == [4, 2, 1, 1]
+    last = ((length + 3) // 4)[:, None]
+    assert not shown.all(2)[torch.arange(8) >= last].any()
+    whole = head.hidden(x, draw(4), None)
+    assert (whole.sum(1) == 16).all()
+    assert torch.equal(whole, head.hidden(x, draw(4), torch.full((4,), 32)))
+    assert not torch.equal(whole[0], whole[1])
+
+
+def test_the_filling_loss_is_the_squared_error_of_hidden_valid_steps():
+    method = filling()
+    head, backbone, (x, length, _) = method.pretext, method.backbone, padded(filling())
+    loss, _ = head(backbone, x, draw(4), length)
+    hidden, total, count = head.hidden(x, draw(4), length), 0.0, 0
+    for i, steps in enumerate(length.tolist()):
+        h = torch.where(hidden[i], 0.0, x[i])[None, :, :steps]
+        for stage in (*backbone.stages[:-1], *head.stages):
+            h = stage(h)
+        error = (head.rebuild(h)[0] - x[i, :, :steps]).square().mean(0)[hidden[i, :steps]]
+        total, count = total + error.sum(), count + len(error)
+    torch.testing.assert_close(loss, total / count)
+
+
+def test_filling_never_sees_what_it_rebuilds():
+    method = filling()
+    x, _, _ = padded(method)
+    hidden = method.pretext.hidden(x, draw(4), None)
+    seen: list[Tensor] = []
+    method.backbone.stages[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    method.pretext(method.backbone, x, draw(4), None)
+    assert not seen[0][hidden[:, None].expand_as(x)].any()
+    assert torch.equal(seen[0][~hidden[:, None].expand_as(x)], x[~hidden[:, None].expand_as(x)])
+
+
+@pytest.mark.parametrize("options", [{"patch": 32}, {"patch": 0}, {"mask_ratio": 0.0}, {"mask_ratio": 1.0}])
+def test_a_filling_that_hides_nothing_or_all_is_refused(options):
+    with pytest.raises(ValueError, match="mask_ratio"):
+        filling(**options)
+
+
+def test_filling_moves_shared_stages_and_its_own_head():
+    method = filling()
+    one = adapter(method, views=method.views)
+    before = {k: v.clone() for k, v in one.model.method.named_parameters()}
+    x, length, index = padded(method)
+    assert one.predict_and_adapt(x, length, index)[1].n_used == 4
+    names = {k for k, v in one.model.method.named_parameters() if not torch.equal(v, before[k])}
+    assert {"backbone.entry.weight", "pretext.stages.0.conv2.weight", "pretext.rebuild.weight"} <= names
+    assert not [k for k in names if k.startswith(("head", "backbone.blocks.2"))]
+
+
+@pytest.mark.parametrize("kind", ["filling", "series", "speech"])
+@pytest.mark.parametrize("online", [True, False])
+def test_padded_samples_over_time_adapt_reset_and_do_not_see_their_padding(kind, online):
+    method = over_time(kind)
+    one = adapter(method, views=method.views, view="clean", online=online, copies=2)
+    x, length, index = padded(method)
+    source = one.predict(x, length)
+    logits, report = one.predict_and_adapt(x, length, index)
+    assert (report.verdict, report.n_used) == ("ok", 4)
+    assert not torch.equal(logits, source)
+    one.reset()
+    assert torch.equal(one.predict(x, length), source)
+    assert torch.equal(one.predict_and_adapt(x, length, index)[0], logits)
+    one.reset()
+    longer = nn.functional.pad(x, (0, 7))
+    torch.testing.assert_close(one.predict_and_adapt(longer, length, index)[0], logits, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,73 @@
+"""Samples of a stream, kept for rehearsal in buffers that a snapshot covers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EMPTY = -1
+
+
+class SampleMemory(nn.Module):
+    """A fixed number of slots for samples, their lengths and their predicted classes; the method says who leaves.
+
+    Args:
+        size: slots.
+        sample_shape: shape of one sample, the longest where rows are padded.
+        num_classes: K.
+        device: where the slots are.
+
+    Attributes:
+        samples: (size, *sample_shape).
+        lengths: valid time steps, (size,).
+        labels: predicted classes, (size,); -1 for an empty slot.
+    """
+
+    samples: Tensor
+    lengths: Tensor
+    labels: Tensor
+
+    def __init__(self, size: int, sample_shape: Sequence[int], num_classes: int, device: torch.device) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("samples", torch.zeros(size, *sample_shape, device=device))
+        self.register_buffer("lengths", torch.zeros(size, dtype=torch.int64, device=device))
+        self.register_buffer("labels", torch.full((size,), EMPTY, device=device))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def filled(self) -> Tensor:
+        """True for slots that hold a sample, (size,) bool."""
+        return self.labels != EMPTY
+
+    def crowded(self) -> Tensor:
+        """True for samples of the classes with the most samples, (size,) bool."""
+        counts = (self.labels == torch.arange(self.num_classes, device=self.labels.device)[:, None]).sum(1)
+        return (counts == counts.max()).index_select(0, self.labels.clamp(min=0)) & self.filled
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Samples (B, ...) with zeros at the end, in the shape of the slots."""
+        shape = self.samples.shape[1:]
+        if x.shape[1:-1] != shape[:-1] or x.shape[-1] > shape[-1]:
+            raise ValueError(f"adapter.sample_shape={tuple(shape)} cannot hold samples of shape {tuple(x.shape[1:])}; give the "
+                             "shape of the longest sample")
+        return F.pad(x, (0, shape[-1] - x.shape[-1])).to(self.samples.dtype)
+
+    def store(self, slot: Tensor, accepted: Tensor, x: Tensor, length: Tensor, label: Tensor) -> None:
+        """Write one padded sample into a slot where it is accepted, both scalars."""
+        for bank, new in ((self.samples, x), (self.lengths, length), (self.labels, label)):
+            put(bank, slot, accepted, new)
+
+    def rows(self) -> Tensor:
+        """Slots that hold a sample, (M,) int64."""
+        return self.filled.nonzero()[:, 0]
+
+
+def put(bank: Tensor, slot: Tensor, accepted: Tensor, new: Tensor) -> None:
+    """Overwrite row ``slot`` of a bank (N, ...) by ``new`` (...) where accepted, without waiting for the device."""
+    bank.index_copy_(0, slot, torch.where(accepted, new.to(bank.dtype), bank.index_select(0, slot)[0])[None])

@@ -1,0 +1,1 @@
+"""Adaptation as a service: guarded streams that never touch each other, budgets, readers, and an HTTP server."""
