@@ -232,15 +232,14 @@ def draw(path: Path, traces: Path, seed: int) -> None:
 
 
 def show(rows: list[Row], seeds: Sequence[int]) -> None:
-    """Mean over seeds, and each seed's figure."""
+    """Means over seeds."""
     table = Table(title=f"persistent self-supervised learning, seeds {', '.join(map(str, seeds))}", title_justify="left")
     for name in ("", *SHOWN):
         table.add_column(name, justify="right")
     for strategy in STRATEGIES:
         mine = [row for row in rows if row["strategy"] == strategy and int(row["seed"]) in seeds]
-        figures = {name: [float(row[name]) for row in mine] for name in SHOWN}
-        table.add_row(strategy, *(f"{statistics.mean(v):.2f} ({' '.join(f'{x:.3g}' for x in v)})" for v in figures.values()))
-    Console(width=180).print(table)
+        table.add_row(strategy, *(f"{statistics.mean(float(row[name]) for row in mine):.2f}" for name in SHOWN))
+    Console(width=120).print(table)
 
 
 def main() -> None:
