@@ -196,29 +196,30 @@ def append(path: Path, row: Row) -> None:
         writer.writerow(row)
 
 
-def draw(path: Path, traces: Path, seed: int) -> None:
+def draw(file: Path, traces: Path, seed: int) -> None:
     """Paths in the room, ROC curves with one camera, and the trusted value beside its estimate."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12.0, 6.4), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1.0))
-    *maps, roc = top.subplots(1, 4)
-    for strategy, axes in zip(STRATEGIES, maps, strict=True):
+    places = figure.subplot_mosaic([[*STRATEGIES, "roc"], ["time"] * 4], height_ratios=(1.25, 1.0))
+    roc = places["roc"]
+    for strategy in STRATEGIES:
+        axes = places[strategy]
         with np.load(traces / f"{strategy}-{seed}.npz") as trace:
             for key, colour, label in (("learn_path", "0.75", "learning"), ("alone_path", "tab:blue", "one camera alone")):
-                places = trace[key][:, :2]
-                jumps = np.flatnonzero(np.hypot(*np.diff(places, axis=0).T) > 0.15)
-                axes.plot(*np.insert(places, jumps + 1, np.nan, axis=0).T, color=colour, lw=0.8, label=label)
+                path = trace[key][:, :2]
+                jumps = np.flatnonzero(np.hypot(*np.diff(path, axis=0).T) > 0.15)
+                axes.plot(*np.insert(path, jumps + 1, np.nan, axis=0).T, color=colour, lw=0.8, label=label)
             axes.set(title=strategy.replace("_", " "), xlim=(0, 5), ylim=(0, 5), aspect="equal", xlabel="m")
             truth, estimate = trace["alone_value"] > trace["threshold"], trace["alone_estimate"]
             fpr, tpr, _ = roc_curve(truth, estimate)
             line, = roc.plot(fpr, tpr, label=strategy.replace("_", " "))
             said = estimate >= trace["cut"]
             roc.plot(said[~truth].mean(), said[truth].mean(), "o", color=line.get_color())
-    maps[0].legend(fontsize=7, loc="upper right")
+    places[STRATEGIES[0]].legend(fontsize=7, loc="upper right")
     roc.set(title="one camera against stereo", xlabel="false-positive rate", ylabel="true-positive rate", aspect="equal")
     roc.legend(fontsize=7)
-    axes = bottom.subplots()
+    axes = places["time"]
     with np.load(traces / f"training_wheels-{seed}.npz") as trace:
         axes.plot(trace["learn_value"], color="0.6", lw=0.8, label="stereo")
         axes.plot(trace["learn_estimate"], color="tab:green", lw=0.8, label="estimate from one picture")
@@ -228,7 +229,7 @@ def draw(path: Path, traces: Path, seed: int) -> None:
         axes.axhline(trace["threshold"], color="k", lw=0.6, ls=":")
     axes.set(title=f"training wheels, seed {seed}", xlabel="frame", ylabel="disparity, pixels", xlim=(0, sum(PHASES)))
     axes.legend(fontsize=7, ncols=4, loc="upper left")
-    figure.savefig(path, dpi=100)
+    figure.savefig(file, dpi=100)
 
 
 def show(rows: list[Row], seeds: Sequence[int]) -> None:

@@ -231,7 +231,9 @@ def refuse_scripted(cfg: Mapping[str, Any]) -> None:
         ConfigError: a script of its own runs the method; the message names it.
     """
     node = cfg.get("adapter") or {}
-    found = check_target(node["_target_"], "adapter._target_", cfg.get("trusted_packages") or ()) if "_target_" in node else None
+    if "_target_" not in node:
+        return
+    found = check_target(node["_target_"], "adapter._target_", cfg.get("trusted_packages") or ())
     if script := getattr(getattr(found, "tags", None), "script", None):
         raise ConfigError(f"{cfg['name']}: {found.__name__} is neither trained by train.py nor run along a stream by adapt.py; "
                           f"run: python {script}, or use the class in a program of your own")
