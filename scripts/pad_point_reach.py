@@ -34,9 +34,8 @@ from torch import Tensor
 from datamodules.images.point_reach import PointReachDataModule
 from ssl_suite.backbones.images import PixelEncoder
 from ssl_suite.deploy import Deployed
-from ssl_suite.environments import gymnasium
 from ssl_suite.environments.episodes import run_episode
-from ssl_suite.environments.point_reach import REACH
+from ssl_suite.environments.point_reach import REACH, gymnasium
 from ssl_suite.methods.adaptation.pad import PADAdapter, PolicyAdaptation
 from ssl_suite.optim import Cosine
 from ssl_suite.summary import commit

@@ -86,6 +86,7 @@ class Tags:
         across_batch: True when the loss looks at several samples at once, and so across processes.
         target: what the method predicts: ``class``, ``text``, ``action`` or None.
         joint_embedding: True when views are embedded in one space (pictures of views and embedding are drawn).
+        script: what runs the method where neither ``train.py`` nor ``adapt.py`` can; None elsewhere.
     """
 
     paper: str
@@ -97,6 +98,7 @@ class Tags:
     across_batch: bool = False
     target: Literal["class", "text", "action"] | None = None
     joint_embedding: bool = False
+    script: str | None = None
 
 
 @dataclass

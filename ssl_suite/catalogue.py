@@ -19,7 +19,7 @@ class Entry:
 
     Attributes:
         name: what to write after ``model=``.
-        program: ``train.py`` or ``adapt.py``, or both.
+        program: ``train.py`` or ``adapt.py``, or both; or the script that runs the method.
         summary: first line of the method file.
         tags: what the method needs.
     """
@@ -46,7 +46,7 @@ def entries() -> list[Entry]:
         if "fixmatch" in config.get("defaults", ()):  # FixMatch with another policy: the policy is what there is to say
             policy = policy_of(config["defaults"])
             doc, tags = (policy.__doc__ or "").splitlines()[0], replace(tags, paper=policy.paper)
-        found.append(Entry(path.name[:-5], " and ".join(programs), doc.rstrip("."), tags))
+        found.append(Entry(path.name[:-5], tags.script or " and ".join(programs), doc.rstrip("."), tags))
     order = ("pretraining", "self_training", "distillation", "adaptation", "supervised")
     return sorted(found, key=lambda e: (order.index(e.tags.task), e.name))
 

@@ -20,7 +20,7 @@ ALLOWED_PACKAGES = ("ssl_suite", "datamodules", "torch", "torchvision", "torchau
 OWN_PACKAGES = ("ssl_suite", "datamodules")
 BLOCKED_MODULES = ("torch.package", "torch.hub", "torch.serialization", "torch.utils.cpp_extension", "torch.distributed")
 BUILT_LATER = {"backbone", "views", "optimizer", "schedule", "num_classes", "num_samples", "vocabulary", "spec", "sample_shape",
-               "params", "model"}
+               "params", "model", "trusted"}
 """Arguments that the builder passes itself, so that a config need not."""
 
 ONE = ("model", "adapter", "data", "backbone", "optimizer", "schedule", "trainer", "stream", "network")
@@ -222,6 +222,21 @@ def validate(cfg: Mapping[str, Any], groups: Sequence[str], packages: Sequence[s
     check_objects(cfg)
     for where, node in targets(cfg):
         check_arguments(check_target(node["_target_"], f"{where}._target_", packages), node, where)
+
+
+def refuse_scripted(cfg: Mapping[str, Any]) -> None:
+    """Refuse a method that needs more than a program of the suite offers.
+
+    Raises:
+        ConfigError: a script of its own runs the method; the message names it.
+    """
+    node = cfg.get("adapter") or {}
+    if "_target_" not in node:
+        return
+    found = check_target(node["_target_"], "adapter._target_", cfg.get("trusted_packages") or ())
+    if script := getattr(getattr(found, "tags", None), "script", None):
+        raise ConfigError(f"{cfg['name']}: {found.__name__} is neither trained by train.py nor run along a stream by adapt.py; "
+                          f"run: python {script}, or use the class in a program of your own")
 
 
 def check_settings(cfg: Mapping[str, Any]) -> None:

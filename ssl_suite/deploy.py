@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter
 from ssl_suite.batch import Batch, Spec
-from ssl_suite.config import ConfigError, validate
+from ssl_suite.config import ConfigError, refuse_scripted, validate
 from ssl_suite.data.streams import ShiftStreams
 from ssl_suite.deploy_report import draw_shifts, draw_stream, report, scores, write_metrics
 from ssl_suite.method import Method
@@ -176,6 +176,7 @@ def settle(cfg: DictConfig) -> tuple[dict[str, Any], Run | None]:
     if not cfg.adapter:
         raise ConfigError(f"model={cfg.name} is trained by train.py and does not adapt; choose model=tent or "
                           "model=ttt")
+    refuse_scripted(cfg)
     if bool(cfg.checkpoint) == bool(cfg.network):
         wrong = "both checkpoint and network are given" if cfg.checkpoint else "checkpoint is missing"
         raise ConfigError(f"{wrong}; give either the folder of a trained classifier, checkpoint=runs/..., or one that was trained "

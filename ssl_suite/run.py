@@ -22,7 +22,7 @@ from torch import nn
 from ssl_suite.batch import Spec, Tags
 from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
-from ssl_suite.config import ConfigError, check_target, nearest, validate
+from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted, validate
 from ssl_suite.evaluation import judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
@@ -245,6 +245,14 @@ def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer,
         f"{params / 1e6:.2f} M parameters · {device} · {trainer.precision} · {folder}")
 
 
+def refuse_untrained(config: dict[str, Any]) -> None:
+    """Refuse a method that has nothing to train; ConfigError with the command that runs it."""
+    if not config.get("model"):
+        refuse_scripted(config)
+        raise ConfigError(f"{config['name']}: this method adapts a trained model; "
+                          "run: python adapt.py model=... checkpoint=RUN data=...")
+
+
 def fit(cfg: DictConfig, folder: Path) -> float | None:
     """Train, judge, save: everything behind ``train.py``."""
     started = time.perf_counter()
@@ -252,9 +260,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     if cfg.resume not in (None, "auto") and not resuming:
         raise ConfigError(f"resume={cfg.resume}: {folder} holds no config.yaml; give a run folder, or resume=auto")
     config = resumed_config(cfg, folder) if resuming else plain(cfg)
-    if not config.get("model"):
-        raise ConfigError(f"{config['name']}: this method adapts a trained model; "
-                          "run: python adapt.py model=... checkpoint=RUN data=...")
+    refuse_untrained(config)
     packages = config.get("trusted_packages", "objective") or ()
     validate(config, GROUPS, packages)
     if resuming and (folder / "summary.json").is_file():

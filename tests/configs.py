@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import ssl_suite.cli  # noqa: F401  (registers the resolver)
+from ssl_suite.catalogue import entries
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -19,6 +20,10 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 def names(group: str) -> list[str]:
     """Choices of a config group."""
     return sorted(p.stem for p in (CONFIGS / group).glob("[a-z]*.yaml"))
+
+
+SCRIPTED = {e.name: e.tags.script for e in entries() if e.tags.script}
+"""Methods that a script of their own runs, and no program."""
 
 
 def composed(*overrides: str, program: str = "train", folder: str = "unused") -> dict[str, Any]:

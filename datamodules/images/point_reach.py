@@ -57,8 +57,8 @@ class PointReachDataModule(SourceDataModule):
 
     def _collect(self, count: int, part: int) -> Source:
         """Episodes of the unsteady expert, cut after ``count`` transitions."""
-        from ssl_suite.environments import gymnasium
         from ssl_suite.environments.episodes import Episode, run_episode
+        from ssl_suite.environments.point_reach import gymnasium
 
         env, rng = gymnasium.make("ssl_suite/PointReach-v0", max_episode_steps=STEPS), np.random.default_rng((self.seed, part, 19))
 

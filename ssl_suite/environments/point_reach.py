@@ -1,15 +1,19 @@
 """A point to be brought onto a goal: the smallest control task in which an encoder of pictures can fail by itself.
 
 What the sensor delivers can be shifted (a lifted background, a weaker contrast) while the task and its dynamics stay as
-they are. A stand-in for the control suites of robotics, whose training takes half a million rendered steps.
+they are. A stand-in for the control suites of robotics, whose training takes half a million rendered steps. Importing this
+module registers ``ssl_suite/PointReach-v0`` with gymnasium (extra ``control``).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
+
+from ssl_suite.config import require
+
+gymnasium = require("gymnasium", "control")
 
 SIZE = 28
 STEP = 1.5
@@ -96,3 +100,6 @@ class PointReach(gymnasium.Env):
     def _info(self) -> dict[str, Any]:
         distance = float(np.linalg.norm(self.goal - self.position))
         return {"distance": distance, "success": distance < REACH, "expert": expert(self.position, self.goal)}
+
+
+gymnasium.register("ssl_suite/PointReach-v0", "ssl_suite.environments.point_reach:PointReach", max_episode_steps=30)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ssl_suite.adapter import Adapter
 from ssl_suite.config import locate
 from ssl_suite.testing import tiny_backbone, tiny_batch, tiny_spec, tiny_views
-from tests.configs import CONFIGS, names
+from tests.configs import CONFIGS, SCRIPTED, names
 
 PRETEXT = ("ttt", "ttt_mae", "ttt_series")
 """They need a model trained with a self-supervised head; tests/unit/methods/test_ttt.py holds the same checks for them."""
@@ -35,7 +35,13 @@ def config(name: str) -> dict[str, Any]:
     return cfg.get("adapter") or {}
 
 
-NAMES = [name for name in names("model") if config(name) and name not in PRETEXT]
+NAMES = [name for name in names("model") if config(name) and name not in PRETEXT and name not in SCRIPTED]
+
+
+def test_what_adapt_py_runs_is_an_adapter() -> None:
+    for name in names("model"):
+        if config(name) and name not in SCRIPTED:
+            assert issubclass(locate(config(name)["_target_"], name), Adapter), name
 
 
 def writes_text(name: str) -> bool:

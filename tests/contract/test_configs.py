@@ -19,10 +19,10 @@ from ssl_suite.config import ConfigError, locate, validate
 from ssl_suite.deploy import GROUPS as ADAPT_GROUPS
 from ssl_suite.deploy import deploy
 from ssl_suite.methods.self_training.policies.adaptive import UNSEEN
-from ssl_suite.run import GROUPS, build_method, load_run
+from ssl_suite.run import GROUPS, build_method, fit, load_run
 from ssl_suite.summary import check_summary
 from ssl_suite.testing import tiny_backbone, tiny_spec, tiny_views
-from tests.configs import CONFIGS, composed, names
+from tests.configs import CONFIGS, SCRIPTED, composed, names
 from tests.runs import images, run, tiny_data
 
 PATHLESS = ("digits", "point_reach", "series", "spoken", "spoken_text")
@@ -157,7 +157,15 @@ def test_two_steps_on_arrays_of_pictures(tmp_path: Path) -> None:
     assert summary["references"]["raw"].keys() == summary["references"]["untrained"].keys() == probes
 
 
-@pytest.mark.parametrize("name", adapters())
+@pytest.mark.parametrize("name", SCRIPTED)
+def test_what_only_a_script_runs_is_refused_with_its_name(name: str, tmp_path: Path) -> None:
+    for program, task in (("adapt", deploy), ("train", fit)):
+        cfg = composed(f"model={name}", *(["seed=0"] if program == "adapt" else ["data=digits"]), program=program)
+        with pytest.raises(ConfigError, match=f"run: python {SCRIPTED[name]}"):
+            task(OmegaConf.create(cfg), tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in adapters() if name not in SCRIPTED])
 def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
     own = name in trained()
     tags = locate(raw("model", name)["model" if own else "adapter"]["_target_"], name).tags

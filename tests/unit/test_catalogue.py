@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ssl_suite.catalogue import entries, markdown
-from tests.configs import names
+from tests.configs import CONFIGS, names
+
+ROOT = CONFIGS.parent
 
 
 def test_every_model_config_is_listed_once() -> None:
@@ -12,7 +14,8 @@ def test_every_model_config_is_listed_once() -> None:
 
 def test_entries_are_complete() -> None:
     for entry in entries():
-        assert entry.program in ("train.py", "adapt.py", "train.py and adapt.py"), entry.name
+        assert entry.program in ("train.py", "adapt.py", "train.py and adapt.py", entry.tags.script), entry.name
+        assert entry.tags.script is None or (ROOT / entry.tags.script).is_file(), entry.name
         assert entry.tags.paper, entry.name
         assert entry.tags.modalities, entry.name
         assert ": " in entry.summary, f"{entry.name}: the first line of a method file is 'Name: what it does.'"

@@ -7,9 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from ssl_suite.environments import gymnasium
 from ssl_suite.environments.episodes import run_episode
-from ssl_suite.environments.point_reach import APART, HIGH, LOW, REACH, STEP, PointReach, draw, expert
+from ssl_suite.environments.point_reach import APART, HIGH, LOW, REACH, STEP, PointReach, draw, expert, gymnasium
 
 
 def follow(observation, info):

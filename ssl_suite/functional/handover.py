@@ -1,0 +1,44 @@
+"""When may a learned cue decide? The test of arXiv 1603.08047: judge its decisions, not its errors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import roc_curve
+from torch import Tensor
+
+
+class OperatingPoint(NamedTuple):
+    """A threshold on an estimate, and the rates that it has on the frames it was chosen on."""
+
+    cut: float
+    tpr: float
+    fpr: float
+
+
+def operating_point(estimate: Tensor, positive: Tensor, tpr: float) -> OperatingPoint | None:
+    """The highest threshold whose true-positive rate reaches ``tpr``.
+
+    Args:
+        estimate: (N,); an estimate at or above the threshold counts as a detection.
+        positive: what is to be detected, (N,) bool.
+        tpr: in (0, 1].
+
+    Returns:
+        Threshold, true- and false-positive rate; None where a rate is not defined: one of the two kinds is missing,
+        or an estimate is not finite.
+    """
+    if positive.all() or not positive.any() or not estimate.isfinite().all():
+        return None
+    fpr, rate, cuts = roc_curve(positive.numpy(), estimate.double().numpy(), drop_intermediate=False)
+    first = int(np.argmax(rate >= tpr))
+    return OperatingPoint(float(cuts[first]), float(rate[first]), float(fpr[first]))
+
+
+def held_out(frame: int, block: int, every: int) -> bool:
+    """Whether a frame lies in a block that is held out: every so many-th contiguous one, the last of each group.
+
+    Neighbouring frames are near-copies, so that single frames drawn at random would be known to the learner.
+    """
+    return frame // block % every == every - 1
