@@ -39,6 +39,7 @@ from ssl_suite.environments import gymnasium
 from ssl_suite.environments.episodes import run_episode
 from ssl_suite.environments.point_reach import REACH
 from ssl_suite.methods.adaptation.pad import PADAdapter, PolicyAdaptation
+from ssl_suite.nn.fork import Shared
 from ssl_suite.optim import Cosine
 from ssl_suite.summary import commit
 from ssl_suite.views.images import Shift
@@ -53,7 +54,7 @@ COLUMNS = ("seed", "shift", "arm", "success", "distance", "loss_first", "loss_la
 Row = dict[str, Any]
 
 
-def trained(seed: int, shared: str, epochs: int) -> PolicyAdaptation:
+def trained(seed: int, shared: Shared, epochs: int) -> PolicyAdaptation:
     """A policy, its head, and the loss that training ended with."""
     L.seed_everything(seed, verbose=False)
     data = PointReachDataModule(seed=seed, val_fraction=0.0, batch_size=64, views={"weak": [Shift(2 / 28)]})
@@ -119,10 +120,11 @@ def write(path: Path, row: Row) -> None:
 def run(path: Path, seed: int, args: argparse.Namespace, progress: Progress) -> None:
     """Whatever the file lacks of one seed."""
     known = {(r["shift"], r["arm"]) for r in read(path) if int(r["seed"]) == seed}
-    cells = {"all": [(s, a, a) for s in SHIFTS for a in ARMS],
-             "none": [(s, f"unshared_{a}", a) for s in UNSHARED for a in ("none", "replay")]}
-    for shared, wanted in cells.items():
-        wanted = [cell for cell in wanted if cell[:2] not in known]
+    cells: dict[Shared, list[tuple[str, str, str]]] = {
+        "all": [(s, a, a) for s in SHIFTS for a in ARMS],
+        "none": [(s, f"unshared_{a}", a) for s in UNSHARED for a in ("none", "replay")]}
+    for shared, every in cells.items():
+        wanted = [cell for cell in every if cell[:2] not in known]
         if not wanted:
             continue
         progress.console.print(f"seed {seed}: training, shared={shared}")
@@ -155,7 +157,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 1.0 * len(SHIFTS) + 3.0), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.0 * len(SHIFTS), 3.0))
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(1.0 * len(SHIFTS), 3.0)))
     for axes, (name, shift) in zip(upper.subplots(len(SHIFTS), 8), SHIFTS.items(), strict=True):
         env = gymnasium.make("ssl_suite/PointReach-v0", **shift)
         frames = run_episode(env, lambda observation, info: info["expert"] / 2, seed=0).observations[:24:3]
