@@ -76,8 +76,8 @@ class TransitionSource:
         ValueError: the arrays do not fit each other.
     """
 
-    targets = None
-    lengths = None
+    targets: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
     def __init__(self, x: np.ndarray, following: np.ndarray, action: np.ndarray, right: np.ndarray) -> None:
         if x.shape != following.shape or action.shape != right.shape or len(x) != len(action) or action.ndim != 2:
