@@ -13,7 +13,8 @@ import numpy as np
 
 from ssl_suite.config import require
 
-gymnasium = require("gymnasium", "control")
+require("gymnasium", "control")
+import gymnasium  # noqa: E402
 
 SIZE = 28
 STEP = 1.5
