@@ -43,7 +43,7 @@ from ssl_suite.optim import Cosine
 from ssl_suite.summary import commit
 from ssl_suite.views.images import Shift
 
-SHIFTS: dict[str, dict[str, float]] = {
+SHIFTS: dict[str, dict[str, Any]] = {
     "clean": {}, "background_0.05": {"background": 0.05}, "background_0.1": {"background": 0.1},
     "background_0.4": {"background": 0.4}, "contrast_0.5": {"contrast": 0.5}}
 ARMS = {"none": None, "replay": 512, "copies": 1}
@@ -66,7 +66,7 @@ def trained(seed: int, shared: Shared, epochs: int) -> PolicyAdaptation:
     return method.eval()
 
 
-def episodes(method: PolicyAdaptation, replay: int | None, shift: dict[str, float], count: int, seed: int, lr: float,
+def episodes(method: PolicyAdaptation, replay: int | None, shift: dict[str, Any], count: int, seed: int, lr: float,
              progress: Progress) -> Row:
     """Episodes one after the other, with adaptation where ``replay`` is a number."""
     env, source = gymnasium.make("ssl_suite/PointReach-v0", **shift), Deployed(method)
