@@ -8,7 +8,7 @@ A matrix is a file ``scripts/matrices/NAME.yaml``. Its networks are trained firs
 or with ``per_seed: true`` one for each seed. A cell is one network on one stream with one seed (which draws order and shifts);
 finished cells are passed over. All methods meet the same batches. A method first goes under the guard; where this never stepped
 in, its figures are those of the method alone too, since a guard that does nothing changes nothing. The rows with mean and spread
-go to the terminal, those of every cell to ``docs/tables/adaptation_NAME.csv``. Errors in %.
+go to the terminal, those of every cell to ``docs/tables/matrix_NAME.csv``. Errors in %.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def main() -> None:
             progress.advance(task)
     records = [r for file in files for r in json.loads(file.read_text())]
     show(given.matrix, records)
-    out = ROOT / "docs" / "tables" / f"adaptation_{given.matrix}.csv"
+    out = ROOT / "docs" / "tables" / f"matrix_{given.matrix}.csv"
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
