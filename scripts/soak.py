@@ -120,6 +120,7 @@ def main() -> None:
     arguments.add_argument("--out", default="docs/tables/soak.csv", help="table of the figures; empty for none")
     given = arguments.parse_args()
     torch.set_num_threads(1)
+    begun = commit()
     with tempfile.TemporaryDirectory() as folder:
         found = soak(given.batches, Path(folder), given.seed)
     per = ", ".join(f"{n}: {m:.1f}" for n, m in zip(found.batches[:: RECORDS // 5], found.mib[:: RECORDS // 5], strict=True))
@@ -133,7 +134,7 @@ def main() -> None:
         with Path(given.out).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["row", "metric", "value", "seed", "commit", "seconds", "torch", "command"])
-            shared = [given.seed, commit(), round(found.seconds, 1), torch.__version__,
+            shared = [given.seed, begun, round(found.seconds, 1), torch.__version__,
                       f"python scripts/soak.py --batches {given.batches} --seed {given.seed}"]
             writer.writerows(["tent_guarded", name, round(value, 3), *shared] for name, value in figures.items())
 
