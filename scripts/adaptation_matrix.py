@@ -8,7 +8,7 @@ A matrix is a file ``scripts/matrices/NAME.yaml``. Its networks are trained firs
 or with ``per_seed: true`` one for each seed. A cell is one network on one stream with one seed (which draws order and shifts);
 finished cells are passed over. All methods meet the same batches. A method first goes under the guard; where this never stepped
 in, its figures are those of the method alone too, since a guard that does nothing changes nothing. The rows with mean and spread
-go to the terminal, those of every cell to ``docs/tables/adaptation_NAME.csv``. Errors in %.
+go to the terminal, those of every cell to ``docs/tables/matrix_NAME.csv``. Errors in %.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import Progress
@@ -36,10 +35,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ssl_suite.adapter import Adapter
-from ssl_suite.config import ConfigError, nearest
+from ssl_suite.config import ConfigError
 from ssl_suite.data.streams import CLEAN, ShiftStreams
 from ssl_suite.deploy import Trained, build_adapter, from_run
-from ssl_suite.programs import guarded, parser
+from ssl_suite.programs import guarded, parser, planned
 from ssl_suite.run import load_run
 from ssl_suite.scoring import mistakes
 from ssl_suite.serving.guard import CollapseGuard
@@ -186,9 +185,7 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     """Entry point."""
     arguments = parser(__doc__ or "")
-    folder = ROOT / "scripts" / "matrices"
-    names = sorted(p.stem for p in folder.glob("*.yaml"))
-    arguments.add_argument("matrix", nargs="?", help=f"one of: {', '.join(names)}")
+    arguments.add_argument("matrix", nargs="?", help="without one, lists them")
     arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for training the networks")
     arguments.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     for part in ("sources", "streams", "methods"):
@@ -196,13 +193,9 @@ def main() -> None:
     arguments.add_argument("--jobs", type=int, default=2, help="cells at a time (default: 2)")
     arguments.add_argument("--runs", type=Path, default=ROOT / "runs" / "matrices", help="default: runs/matrices")
     given = arguments.parse_args()
-    if given.matrix is None:
-        for name in names:
-            print(f"{name:16s} {(folder / f'{name}.yaml').read_text().splitlines()[0].lstrip('# ')}")
+    matrix, runs = planned(ROOT / "scripts" / "matrices", given.matrix, "matrix"), given.runs.resolve() / str(given.matrix)
+    if matrix is None:
         return
-    if given.matrix not in names:
-        raise ConfigError(f"there is no matrix '{given.matrix}'{nearest(given.matrix, names)}")
-    matrix, runs = yaml.safe_load((folder / f"{given.matrix}.yaml").read_text()), given.runs.resolve() / given.matrix
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     files = []
     with Progress() as progress, ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
@@ -223,7 +216,7 @@ def main() -> None:
             progress.advance(task)
     records = [r for file in files for r in json.loads(file.read_text())]
     show(given.matrix, records)
-    out = ROOT / "docs" / "tables" / f"adaptation_{given.matrix}.csv"
+    out = ROOT / "docs" / "tables" / f"matrix_{given.matrix}.csv"
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()

@@ -54,7 +54,7 @@ def median_ms(works: dict[str, Callable[[], Any]], pairs: int) -> dict[str, floa
 def adapt_works(name: str, size: int, batch: int, device: torch.device) -> dict[str, Callable[[], Any]]:
     """The bare forward and backward pass, the adapter, and the guarded stream, all on the same pictures."""
     torch.manual_seed(0)
-    sizes = {"img_size": size} if name.startswith("vit") else {}
+    sizes: dict[str, Any] = {"img_size": size} if name.startswith("vit") else {}
     model = timm.create_model(name, num_classes=10, **sizes).eval().to(device)
     x = torch.randn(batch, 3, size, size, device=device)
     parameters = select_parameters(bare := timm.create_model(name, num_classes=10, **sizes).eval().to(device).requires_grad_(False))

@@ -50,6 +50,8 @@ def adapter_config(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def deployment(run: Run, given: argparse.Namespace) -> Deployment:
     """The run's model with streams of its own, as the command line has it."""
+    if run.method.tags.target != "class":
+        raise ConfigError(f"{given.run}: {type(run.method).__name__} predicts no classes, and only classifiers are served")
     model, shape = Deployed(run.method), Samples(run.spec).shape
     factory = adapter_factory(adapter_config(given.adapter, given.set), model, run.method.views, run.spec)
     with building("serve"):

@@ -88,9 +88,9 @@ def demonstrate(given: argparse.Namespace) -> None:
             if "verdict" in answer:
                 verdicts[answer["verdict"]] += 1
                 if answer["reason"]:
-                    Console().print(f"{seen} samples: {answer['verdict']}, {answer['reason']}")
+                    Console(soft_wrap=True).print(f"{seen} samples: {answer['verdict']}, {answer['reason']}")
     errors = {path: f"{100 * count / seen:.1f} %" for path, count in wrong.items()}
-    Console().print(f"{seen} samples: error {errors['/predict']} in a stream that never learns, "
+    Console(soft_wrap=True).print(f"{seen} samples: error {errors['/predict']} in a stream that never learns, "
                     f"{errors['/adapt']} in one that adapts; {dict(verdicts)}")
 
 

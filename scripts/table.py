@@ -23,13 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ssl_suite.config import ConfigError, nearest
-from ssl_suite.programs import guarded, parser
+from ssl_suite.config import ConfigError
+from ssl_suite.programs import guarded, parser, planned
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "scripts" / "tables"
@@ -93,21 +92,16 @@ def show(name: str, metrics: list[str], records: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Entry point."""
     arguments = parser(__doc__ or "")
-    names = sorted(p.stem for p in TABLES.glob("*.yaml"))
-    arguments.add_argument("table", nargs="?", help=f"one of: {', '.join(names)}")
+    arguments.add_argument("table", nargs="?", help="without one, lists them")
     arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for every cell")
     arguments.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     arguments.add_argument("--only", nargs="*", help="these rows only")
     arguments.add_argument("--jobs", type=int, default=2, help="cells at a time (default: 2)")
     arguments.add_argument("--runs", type=Path, default=ROOT / "runs" / "tables", help="folder of the runs (default: runs/tables)")
     given = arguments.parse_args()
-    if given.table is None:
-        for name in names:
-            print(f"{name:24s} {(TABLES / f'{name}.yaml').read_text().splitlines()[0].lstrip('# ')}")
+    table = planned(TABLES, given.table, "table")
+    if table is None:
         return
-    if given.table not in names:
-        raise ConfigError(f"there is no table '{given.table}'{nearest(given.table, names)}")
-    table = yaml.safe_load((TABLES / f"{given.table}.yaml").read_text())
     rows, folders = given.only or list(table["rows"]), given.runs.resolve() / given.table
     with Progress() as progress, ThreadPoolExecutor(given.jobs) as pool:
         task = progress.add_task(given.table, total=len(rows) * len(given.seeds))

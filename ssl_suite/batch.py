@@ -19,8 +19,10 @@ Batch = dict[str, Any]
 ``length``    valid time steps of each row of ``x``, (B,) int64; absent where nothing is padded
 ``index``     position of the sample in its data set, (B,) int64
 ``epoch``     epoch in which the sample is drawn, (B,) int64
-``y``         class of the sample, (B,) int64; or target symbols (B, L) int64 padded with -1
+``y``         class of the sample, (B,) int64; or target symbols (B, L) int64 padded with -1; or right action (B, A) float32
 ``y_length``  number of target symbols, (B,) int64
+``action``    what was done after ``x`` was seen, (B, A) float32
+``next``      what was seen after that, of the shape and type of ``x``
 
 A semi-supervised batch holds two of them: ``{"labeled": Batch, "unlabeled": Batch}``.
 """
@@ -40,6 +42,7 @@ class Spec:
         std: standard deviation of each channel, likewise.
         num_samples: size of the training set with what is held out of it: every ``index`` of a training batch lies
             below. 0 where that is not known.
+        actions: numbers A in an action; 0 where nothing acts.
     """
 
     modality: Modality
@@ -50,6 +53,7 @@ class Spec:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     num_samples: int = 0
+    actions: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -80,7 +84,7 @@ class Tags:
             ``waveform`` (wav2vec 2.0 kind).
         views: kinds of view the method asks for; the data configuration says what each means.
         across_batch: True when the loss looks at several samples at once, and so across processes.
-        target: what the method predicts: ``class``, ``text`` or None.
+        target: what the method predicts: ``class``, ``text``, ``action`` or None.
         joint_embedding: True when views are embedded in one space (pictures of views and embedding are drawn).
         script: what runs the method where neither ``train.py`` nor ``adapt.py`` can; None elsewhere.
     """
@@ -92,7 +96,7 @@ class Tags:
     backbone: Literal["features", "tokens", "waveform"] = "features"
     views: tuple[str, ...] = ("weak",)
     across_batch: bool = False
-    target: Literal["class", "text"] | None = None
+    target: Literal["class", "text", "action"] | None = None
     joint_embedding: bool = False
     script: str | None = None
 

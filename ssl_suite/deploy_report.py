@@ -66,8 +66,9 @@ def scores(outcomes: Sequence[Outcome], clean: float) -> tuple[dict[str, float],
     found |= {f"error_adapted_{name}": row["error_adapted"] for name, row in table.items()}
     rounds = {o.segment.round for o in outcomes}
     for number in sorted(rounds) if len(rounds) > 1 else ():
-        found[f"error_adapted_round_{number + 1}"] = float(np.divide(*(
-            sum(sum(getattr(o, counts)) for o in outcomes if o.segment.round == number) for counts in ("adapted", "wanted"))))
+        these = [o for o in outcomes if o.segment.round == number]
+        wrong, asked = (sum(sum(getattr(o, counts)) for o in these) for counts in ("adapted", "wanted"))
+        found[f"error_adapted_round_{number + 1}"] = wrong / asked
     for name, which in (("ms", "adapted_ms"), ("ms_source", "source_ms")):
         times = np.concatenate([getattr(o, which) for o in outcomes])
         found |= {f"{name}_median": float(np.median(times)), f"{name}_p95": float(np.percentile(times, 95))}

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_suite.batch import Spec
 from ssl_suite.cli import explain, program, quiet, stop
-from ssl_suite.config import ConfigError
+from ssl_suite.config import ConfigError, nearest
 from ssl_suite.run import building, fit, plain
 
 
@@ -32,6 +33,27 @@ def guarded(main: Callable[[], None]) -> None:
         stop(explain(error, "train", sys.argv[1:]), 1)
     except (ConfigError, FileNotFoundError, ImportError) as error:
         stop(str(error), 1)
+
+
+def planned(folder: Path, name: str | None, what: str) -> dict[str, Any] | None:
+    """The plan in ``folder/NAME.yaml``; without a name, prints the first line of every plan there is.
+
+    Args:
+        folder: where the plans are.
+        name: of the plan.
+        what: what a plan is called.
+
+    Raises:
+        ConfigError: there is no such plan.
+    """
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name is None:
+        for known in names:
+            print(f"{known:24s} {(folder / f'{known}.yaml').read_text().splitlines()[0].lstrip('# ')}")
+        return None
+    if name not in names:
+        raise ConfigError(f"there is no {what} '{name}'{nearest(name, names)}")
+    return yaml.safe_load((folder / f"{name}.yaml").read_text())
 
 
 def data_for(name: str | None, overrides: Sequence[str], spec: Spec, own: dict[str, Any] | None = None) -> Any:

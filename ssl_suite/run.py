@@ -77,6 +77,8 @@ def build_data(cfg: dict[str, Any], tags: Tags | None) -> Any:
         raise ConfigError("this method needs class labels, but the data have none")
     if tags is not None and tags.target == "text" and not data.spec.vocabulary:
         raise ConfigError("this method needs transcripts, but the data have none")
+    if tags is not None and tags.target == "action" and not data.spec.actions:
+        raise ConfigError("this method needs actions, but the data have none; take data=point_reach")
     return data
 
 
@@ -374,6 +376,8 @@ def next_commands(tags: Tags, folder: Path, data: str) -> list[str]:
         return [f"python adapt.py model=tent checkpoint={folder} data={data}", f"python scripts/export.py {folder}"]
     if tags.target == "text":
         return [f"python scripts/evaluate.py {folder} --protocol test", f"python scripts/export.py {folder}"]
+    if tags.target == "action":
+        return [f"python scripts/export.py {folder}"]
     if tags.task == "pretraining" and tags.backbone == "waveform":
         return [f"python train.py model=ctc data={data} init_from={folder}"]
     return [f"python train.py model=finetune data={data} init_from={folder} data.labels_per_class=4",

@@ -46,7 +46,7 @@ def word_mistakes(source: Tensor, adapted: Tensor, batch: Batch, vocabulary: Seq
         return []
     right, *heard = ([words(row, vocabulary) for row in rows]
                      for rows in (references(batch), transcripts(source), transcripts(adapted)))
-    return [(len(r), *(errors([r], [h])[0] for h in pair)) for r, *pair in zip(right, *heard, strict=True)]
+    return [(len(r), errors([r], [s])[0], errors([r], [a])[0]) for r, s, a in zip(right, *heard, strict=True)]
 
 
 def references(batch: Batch) -> list[list[int]]:

@@ -47,13 +47,15 @@ def series(folder: Path) -> Path:
     return folder / "series.npz"
 
 
-def tiny_data(modality: str, folder: Path, text: bool = False) -> list[str]:
-    """Overrides that choose the embedded digits, or a tiny file of another modality."""
+def tiny_data(modality: str, folder: Path, target: str | None = None) -> list[str]:
+    """Overrides that choose the embedded digits, a tiny file of another modality, or data with what is to be predicted."""
+    if target == "action":
+        return ["data=point_reach", "data.states=48", "data.test_states=16"]
     if modality == "images":
         return ["data=digits", "data.test_fraction=0.1"]
     if modality == "series":
         return ["data=series_arrays", f"data.path={series(folder)}"]
-    return ["data=speech_arrays", f"data.path={speech(folder, text)}"]
+    return ["data=speech_arrays", f"data.path={speech(folder, text=target == 'text')}"]
 
 
 def run(folder: Path, *overrides: str, quick: bool = True) -> Path:

@@ -398,3 +398,54 @@ class ConvNet(StagedPictures):
             raise ValueError(f"ConvNet was built for pictures of {self.spec.shape}, so maps of {self.grid}, and got "
                              f"maps of {tuple(maps.shape[2:])}; take pictures of one size, or CifarResNet")
         return self.linear(maps.flatten(1))
+
+
+class PixelEncoder(StagedPictures):
+    """3x3 convolutions without norms, then a linear layer, LayerNorm and tanh: the encoder of agents that learn from pixels.
+
+    As policy adaptation during deployment has it (arXiv 2007.04309, official code). Nothing is padded: a border of zeros would
+    stand out against a background that is lighter than in training.
+
+    Args:
+        spec: what a picture looks like; the linear layer fits this size only.
+        layers: convolutions; the first halves the sides.
+        width: their channels.
+        num_features: width D of the representation.
+
+    Raises:
+        ValueError: fewer than one layer, or more than the picture has room for.
+    """
+
+    def __init__(self, spec: Spec, *, layers: int = 11, width: int = 32, num_features: int = 100) -> None:
+        super().__init__()
+        self.spec, self.num_features, self.layers = spec, num_features, layers
+        self.grid = self.grid_of(*spec.shape[1:])
+        if layers < 1 or min(self.grid) < 1:
+            raise ValueError(f"layers={layers} must be at least 1 and few enough to leave something of {spec.shape[1]}x"
+                             f"{spec.shape[2]} pixels: the first halves the sides, each further one takes 2 off")
+        self.convs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width if i else spec.shape[0], width, 3, 1 if i else 2), nn.ReLU(inplace=True))
+            for i in range(layers))
+        self.project = nn.Sequential(nn.Flatten(), nn.Linear(width * self.grid[0] * self.grid[1], num_features),
+                                     nn.LayerNorm(num_features), nn.Tanh())
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the last maps."""
+        return (height - 1) // 2 - 2 * (self.layers - 1), (width - 1) // 2 - 2 * (self.layers - 1)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The convolutions."""
+        return [Stage(conv) for conv in self.convs]
+
+    def pool(self, maps: Tensor, length: Tensor | None = None) -> Tensor:
+        """Flatten maps (B, C, H, W) into the linear layer, (B, D).
+
+        Raises:
+            ValueError: the picture had another size than the specification's.
+        """
+        if tuple(maps.shape[2:]) != self.grid:
+            raise ValueError(f"PixelEncoder was built for pictures of {self.spec.shape}, so maps of {self.grid}, and got "
+                             f"maps of {tuple(maps.shape[2:])}; take pictures of one size, or CifarResNet")
+        return self.project(maps)

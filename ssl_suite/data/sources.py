@@ -63,6 +63,36 @@ class ArraySource:
         return batch
 
 
+class TransitionSource:
+    """Steps of a controlled process held in arrays: what was seen, what was done, what was seen next.
+
+    Args:
+        x: observations, (N, ...) like the samples of `ArraySource`.
+        following: the observation after each, of the same shape.
+        action: what was done in between, (N, A) float32.
+        right: what an expert would have done, (N, A) float32.
+
+    Raises:
+        ValueError: the arrays do not fit each other.
+    """
+
+    targets: np.ndarray | None = None
+    lengths: np.ndarray | None = None
+
+    def __init__(self, x: np.ndarray, following: np.ndarray, action: np.ndarray, right: np.ndarray) -> None:
+        if x.shape != following.shape or action.shape != right.shape or len(x) != len(action) or action.ndim != 2:
+            raise ValueError(f"observations {x.shape} and {following.shape}, actions {action.shape} and {right.shape} do not "
+                             "belong to the same transitions; give (N, ...) twice and (N, A) twice")
+        self.x, self.following, self.action, self.right = x, following, action, right
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def fetch(self, indices: np.ndarray) -> Batch:
+        columns = {"x": self.x, "next": self.following, "action": self.action, "y": self.right}
+        return {key: torch.from_numpy(np.ascontiguousarray(values[indices])) for key, values in columns.items()}
+
+
 class Indexed(Dataset[Batch]):
     """A source as a map-style data set for a batch sampler: takes a list of (epoch, index), gives one collated batch.
 

@@ -152,13 +152,12 @@ def dependence(probs: Tensor, block: int) -> Tensor:
 
 def _within(blocks: Tensor) -> Tensor:
     """Mutual information of class and block (N, K) within the two sides of every cut, and without a cut."""
-    cuts = [0, *range(2, len(blocks) - 1)]
-    sides = [(_information(blocks[:c]) * c + _information(blocks[c:]) * (len(blocks) - c)) / len(blocks) for c in cuts]
-    return torch.stack(sides)
-
-
-def _information(blocks: Tensor) -> Tensor:
-    return _entropy(blocks.mean(0)) - _entropy(blocks).mean() if len(blocks) else blocks.new_zeros(())
+    count = len(blocks)
+    cuts = torch.tensor([0, *range(2, count - 1)], device=blocks.device)[:, None]
+    before = torch.cat([torch.zeros_like(blocks[:1]), blocks.cumsum(0)])[cuts[:, 0]]
+    after = (blocks.sum(0) - before).clamp_min(0.0)  # rounding may leave less than nothing
+    sides = [n[:, 0] * _entropy(total / n.clamp_min(1)) for n, total in ((cuts, before), (count - cuts, after))]
+    return (sides[0] + sides[1] - _entropy(blocks).sum()) / count
 
 
 def _entropy(probs: Tensor) -> Tensor:

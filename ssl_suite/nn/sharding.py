@@ -27,7 +27,7 @@ def shard(module: nn.Module, mesh: DeviceMesh, entries: Sequence[str]) -> None:
     if isinstance(module, FSDPModule):
         return
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 takes no channels-last weights
-    for layer in layers(module):
+    for layer in dict.fromkeys(layers(module)):  # a layer may stand in two branches
         fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh)
     for entry in entries:

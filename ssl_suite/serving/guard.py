@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ BLOCK = 32
 """Consecutive samples whose mean prediction is compared with that of the others."""
 
 
+Verdict = Literal["ok", "rollback", "reset", "disable"]
 REMEMBERED = ("seen", "pairs", "alike", "disabled", "resets", "updates", "good", "probe_accuracy")
 
 
@@ -64,14 +65,14 @@ class CollapseGuard:
                 raise ValueError(f"guard.{key}={value} must not be negative")
         self.window, self.max_dependence, self.min_spread, self.max_drift = window, max_dependence, min_spread, max_drift
         self.max_resets, self.probe, self.probe_every, self.max_drop = max_resets, probe, probe_every, max_drop
-        self.good: dict[str, Any] = {}
         self.clear()
 
     def clear(self) -> None:
         """Forget everything seen: as after `Adapter.reset`."""
         self.seen, self.pairs = torch.empty(0), torch.empty(0)
         self.alike, self.disabled, self.resets, self.updates = False, False, 0, 0
-        self.good, self.probe_accuracy = {}, None
+        self.good: dict[str, Any] = {}
+        self.probe_accuracy = 0.0
 
     def objects(self, adapter: Adapter, source: Tensor) -> str:
         """Why a batch is to be predicted by the source model; empty where the adapter may have it.
@@ -91,7 +92,7 @@ class CollapseGuard:
         return (f"neighbours in the stream are {'alike' if self.alike else 'not alike'} ({found:.2f} nats), and "
                 f"{type(adapter).__name__} is for {assumes} streams")
 
-    def judge(self, adapter: Adapter, adapted: Tensor, still: Callable[[], Tensor]) -> tuple[str, str]:
+    def judge(self, adapter: Adapter, adapted: Tensor, still: Callable[[], Tensor]) -> tuple[Verdict, str]:
         """Verdict on an update, and its reason; what the verdict says is done.
 
         Args:
@@ -111,10 +112,9 @@ class CollapseGuard:
                 self.go_back(adapter, {})
                 return ("disable" if self.disabled else "reset"), reason
         if reason := self.strayed(adapter):
-            verdict = "rollback" if self.good else "reset"
-            self.go_back(adapter, self.good)
-            self.good = {}
-            return verdict, reason
+            good, self.good = self.good, {}
+            self.go_back(adapter, good)
+            return ("rollback" if good else "reset"), reason
         if self.updates % self.probe_every == 0:
             self.good = adapter.state_dict()
         return "ok", ""
@@ -138,7 +138,7 @@ class CollapseGuard:
             return ""
         x, y = self.probe
         accuracy = float((adapter.predict(x).argmax(1) == y).float().mean())
-        self.probe_accuracy = self.probe_accuracy or accuracy
+        self.probe_accuracy = self.probe_accuracy or accuracy  # the first look's
         drop = self.probe_accuracy - accuracy
         return f"accuracy on the probe samples fell by {100 * drop:.1f} points" if drop > self.max_drop else ""
 

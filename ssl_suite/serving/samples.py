@@ -107,7 +107,7 @@ class Samples:
 
     def native(self, array: np.ndarray) -> np.ndarray:
         """The array in the type of raw samples or as float32, in one piece, finite and in range."""
-        raw = RAW[self.spec.modality]
+        raw: Any = RAW[self.spec.modality]
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 out = np.ascontiguousarray(array, np.float32)

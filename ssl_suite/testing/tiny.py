@@ -22,9 +22,10 @@ def tiny_spec(modality: Modality, odd: bool = False, target: str | None = "class
     """A description of tiny samples; ``odd`` gives non-square pictures and odd lengths."""
     shape = (ODD_SHAPES if odd else SHAPES)[modality]
     channels = 1 if modality == "speech" else shape[0]
-    return Spec(modality, shape, CLASSES if target != "text" else (), LETTERS if target == "text" else (),
+    return Spec(modality, shape, CLASSES if target in ("class", None) else (), LETTERS if target == "text" else (),
                 rate=1600 if modality == "speech" else 0, mean=(0.5,) * channels if modality == "images" else (0.0,) * channels,
-                std=(0.25,) * channels if modality == "images" else (1.0,) * channels, num_samples=NUM_SAMPLES)
+                std=(0.25,) * channels if modality == "images" else (1.0,) * channels, num_samples=NUM_SAMPLES,
+                actions=2 if target == "action" else 0)
 
 
 def tiny_batch(spec: Spec, size: int = 8, start: int = 0, labels: bool = True, seed: int = 0) -> Batch:
@@ -34,7 +35,7 @@ def tiny_batch(spec: Spec, size: int = 8, start: int = 0, labels: bool = True, s
         spec: what the samples look like.
         size: samples B.
         start: index of the first sample; samples are a function of their index.
-        labels: give ``y``.
+        labels: give ``y``, and ``action`` and ``next`` where there are actions.
         seed: another seed, other samples.
     """
     generator = torch.Generator().manual_seed(1_000 * seed + start)
@@ -51,7 +52,10 @@ def tiny_batch(spec: Spec, size: int = 8, start: int = 0, labels: bool = True, s
         batch["length"] = torch.full((size,), spec.shape[-1])
     else:
         batch["x"] = x
-    if labels and spec.vocabulary:
+    if labels and spec.actions:
+        batch["action"] = torch.stack([kind - 1.0, 1.0 - kind], dim=1) / 2
+        batch["next"], batch["y"] = batch["x"].roll(1, -1), batch["action"] * 0.8
+    elif labels and spec.vocabulary:
         batch["y"] = torch.stack([kind, 2 - kind], dim=1)
         batch["y_length"] = torch.full((size,), 2)
     elif labels:

@@ -25,7 +25,7 @@ from ssl_suite.testing import tiny_backbone, tiny_spec, tiny_views
 from tests.configs import CONFIGS, SCRIPTED, composed, names
 from tests.runs import images, run, tiny_data
 
-PATHLESS = ("digits", "series", "spoken", "spoken_text")
+PATHLESS = ("digits", "point_reach", "series", "spoken", "spoken_text")
 NEED_BATCH_NORM = ("bn_adapt",)
 FREE = ("callbacks", "logger", "data.views", "data.test_where")
 """Mappings whose names the user chooses."""
@@ -126,7 +126,7 @@ def test_what_a_policy_remembers_is_saved_with_the_size_of_the_data(tmp_path: Pa
 def two_steps(name: str, modality: str, folder: Path, *overrides: str) -> None:
     """A run of two batches ends with a sound summary and one checkpoint."""
     tags = locate(raw("model", name)["model"]["_target_"], name).tags
-    data = tiny_data(modality, folder, tags.target == "text")
+    data = tiny_data(modality, folder, tags.target)
     labels = ["data.labels_per_class=2"] if tags.batch == "semi" else []
     extra = ["callbacks.pictures=null"] if modality != "images" else []
     done = run(folder / "run", f"model={name}", *data, *labels, *extra, *overrides)

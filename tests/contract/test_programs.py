@@ -103,7 +103,12 @@ def test_evaluate_judges_again(protocol: str, trained: Path, tmp_path: Path, mon
     ("evaluate", ["nowhere"], "nowhere"),
     ("extract", ["RUN", "--data", "digts", "--out", "x.npz"], "did you mean 'digits'"),
     ("extract", ["RUN", "--data", "digits", "--set", "+data.size=16", "--out", "x.npz"], "built for images of shape"),
-    ("export", ["RUN"], "ONNX")])
+    ("export", ["RUN"], "ONNX"),
+    ("serve", ["nowhere"], "nowhere"),
+    ("serve", ["RUN", "--adapter", "mae"], "does not adapt"),
+    ("serve", ["RUN", "--adapter", "tnt"], "did you mean"),
+    ("serve", ["RUN", "--set", "adapter.step=2"], "adapter.step"),
+    ("serve", ["RUN", "--max-ms", "-1"], "max_ms")])
 def test_scripts_tell_mistakes_in_one_message(name: str, arguments: list[str], said: str, trained: Path, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)

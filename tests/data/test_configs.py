@@ -18,7 +18,7 @@ SAMPLES = {"images": (torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8), Sp
 
 @pytest.mark.parametrize("name", names("data"))
 def test_config(name: str):
-    embedded = name in ("digits", "series", "spoken", "spoken_text")
+    embedded = name in ("digits", "point_reach", "series", "spoken", "spoken_text")
     cfg = composed(f"data={name}", *([] if embedded else ["data.path=somewhere"]))
     validate({"data": cfg["data"]}, ("data",))
     modality = instantiate(cfg["data"], _convert_="all").modality

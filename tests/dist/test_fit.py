@@ -21,7 +21,7 @@ pytestmark = pytest.mark.dist
 def overrides(name: str, trainer: str, folder: Path) -> tuple[str, ...]:
     tags = locate(raw("model", name)["model"]["_target_"], name).tags
     labels = ["data.labels_per_class=2"] if tags.batch == "semi" else []
-    return (f"model={name}", *tiny_data(tags.modalities[0], folder, tags.target == "text"), *labels, f"trainer={trainer}",
+    return (f"model={name}", *tiny_data(tags.modalities[0], folder, tags.target), *labels, f"trainer={trainer}",
             "trainer.accelerator=cpu", "trainer.devices=2")
 
 

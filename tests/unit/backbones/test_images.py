@@ -9,7 +9,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from ssl_suite.backbones.images import CifarResNet, ConvNet, ResNet, ViT, WideResNet
+from ssl_suite.backbones.images import CifarResNet, ConvNet, PixelEncoder, ResNet, ViT, WideResNet
 from ssl_suite.batch import Spec
 
 SMALL = Spec("images", (3, 16, 24))
@@ -19,8 +19,11 @@ CASES = [
     (ResNet, {"width": 8}), (ResNet, {"width": 16, "norm": "group", "small_stem": False}),
     (ResNet, {"name": "resnet50", "width": 8}), (WideResNet, {"depth": 10, "widen": 1}),
     (CifarResNet, {"width": 8}), (CifarResNet, {"norm": "batch"}), (ConvNet, {}),
-    (ConvNet, {"norm": "group", "widths": (8, 16)}),
+    (ConvNet, {"norm": "group", "widths": (8, 16)}), (PixelEncoder, {"layers": 3, "width": 8, "num_features": 16}),
 ]
+POOLED = {ConvNet: {"linear.weight", "linear.bias"},
+          PixelEncoder: {"project.1.weight", "project.1.bias", "project.2.weight", "project.2.bias"}}
+"""Nets of one size of picture, and the weights with which they pool."""
 STAGED = [case for case in CASES if case[0] is not ViT]
 
 
@@ -44,7 +47,7 @@ def test_forward_is_the_pooled_sequence_of_stages(cls, kwargs):
     torch.testing.assert_close(net.pool(maps), net(x))
     held = {id(p) for stage in net.stages for p in stage.parameters()}
     rest = {name for name, p in net.named_parameters() if id(p) not in held}
-    assert rest == ({"linear.weight", "linear.bias"} if cls is ConvNet else set())
+    assert rest == POOLED.get(cls, set())
 
 
 def test_a_copied_stage_is_a_branch_of_its_own():
@@ -56,7 +59,7 @@ def test_a_copied_stage_is_a_branch_of_its_own():
     torch.testing.assert_close(net(x), before)
 
 
-@pytest.mark.parametrize(("cls", "kwargs"), [c for c in CASES if c[0] is not ConvNet])
+@pytest.mark.parametrize(("cls", "kwargs"), [c for c in CASES if c[0] not in POOLED])
 def test_another_size_of_picture(cls, kwargs):
     net, patch = cls(SMALL, **kwargs).eval(), 4
     assert net(torch.randn(2, 3, 2 * patch, 3 * patch)).shape == (2, net.num_features)
@@ -171,6 +174,8 @@ def test_group_norm_looks_at_no_other_sample():
     (lambda: ResNet(SMALL, width=12, norm="group"), r"width=12"),
     (lambda: WideResNet(SMALL, depth=27), r"depth=27"),
     (lambda: ConvNet(SMALL)(torch.zeros(1, 3, 32, 32)), r"built for pictures of"),
+    (lambda: PixelEncoder(SMALL, layers=3)(torch.zeros(1, 3, 32, 32)), r"built for pictures of"),
+    (lambda: PixelEncoder(SMALL), r"layers=11 must be at least 1 and few enough"),
 ])
 def test_mistakes_are_told(make, message):
     with pytest.raises(ValueError, match=message):

@@ -142,7 +142,7 @@ def hostile_inside(path: Path, mark: Path) -> None:
         content = {i.filename: archive.read(i) for i in archive.infolist()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in content.items():
-            archive.writestr(name, pickle.dumps(Payload(mark)) if name.endswith("data.pkl") else data)
+            archive.writestr(name, pickle.dumps(Payload(mark), protocol=2) if name.endswith("data.pkl") else data)
 
 
 @pytest.mark.parametrize("write", [hostile_archive, hostile_pickle, hostile_inside])
