@@ -265,9 +265,10 @@ def main() -> None:
             rows.append(cell(seed, strategy, args.overrides, traces, lambda: progress.advance(task)))
             append(args.out, rows[-1])
     show(rows, args.seeds)
+    sys.stdout.write(f"rows in {args.out}\n")
     if all((traces / f"{strategy}-{args.seeds[0]}.npz").exists() for strategy in STRATEGIES):
         draw(traces.with_suffix(".png"), traces, args.seeds[0])
-    sys.stdout.write(f"rows in {args.out}, picture in {traces.with_suffix('.png')}\n")
+        sys.stdout.write(f"picture in {traces.with_suffix('.png')}\n")
 
 
 if __name__ == "__main__":

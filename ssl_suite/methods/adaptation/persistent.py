@@ -84,7 +84,7 @@ class PersistentSSL:
         if strategy not in get_args(Strategy):
             raise ValueError(f"adapter.strategy={strategy!r} is not one of {', '.join(get_args(Strategy))}")
         if not (threshold > 0 and override >= 1 and 0 < tpr <= 1 and 0 <= fpr_max <= 1 and window >= block * hold_out):
-            raise ValueError(f"adapter: threshold={threshold} must be above 0, override={override} at least 1, tpr={tpr} and "
+            raise ValueError(f"adapter.threshold={threshold} must be above 0, override={override} at least 1, tpr={tpr} and "
                              f"fpr_max={fpr_max} shares, window={window} at least hold_out={hold_out} blocks of {block} frames")
         self.trusted, self.learner, self.strategy, self.tpr, self.fpr_max = trusted, learner, strategy, tpr, fpr_max
         self.threshold, self.override, self.override_limit = threshold, override, overrides_max * window / 100
