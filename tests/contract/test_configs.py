@@ -175,7 +175,7 @@ def test_adapts_two_batches(name: str, tmp_path: Path) -> None:
     backbone += ["backbone.norm=batch"] if name in NEED_BATCH_NORM else []
     data, stream = ["data=digits", *backbone], ["stream=digits", "stream.shifts=[gaussian_noise,clean]"]
     if "images" not in tags.modalities:
-        data = tiny_data(tags.modalities[0], tmp_path, text=text)
+        data = tiny_data(tags.modalities[0], tmp_path, tags.target)
         stream = [f"stream.shifts=[{'noise' if text else 'gaussian_noise'},clean]"]
     trained_run = run(tmp_path / "run", f"model={source}", *data)
     cfg = composed(f"model={name}", f"checkpoint={trained_run}", "seed=0", *stream, "stream.limit=32", "stream.batch_size=16",

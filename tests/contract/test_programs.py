@@ -134,7 +134,7 @@ def test_init_from_reports_and_copies(trained: Path, tmp_path: Path, capsys: pyt
                                                        ("tent", "ctc", "predicts no classes")])
 def test_adapters_refuse_what_they_cannot_adapt(model: str, source: str, said: str, trained: Path, tmp_path: Path) -> None:
     if source == "ctc":
-        trained = run(tmp_path / "run", "model=ctc", *tiny_data("speech", tmp_path, text=True))
+        trained = run(tmp_path / "run", "model=ctc", *tiny_data("speech", tmp_path, "text"))
     cfg = composed(f"model={model}", f"checkpoint={trained}", "seed=0", "stream.shifts=[clean]", program="adapt")
     with pytest.raises(ConfigError, match=said):
         deploy(OmegaConf.create(cfg), tmp_path)
