@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -75,6 +77,8 @@ def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) 
             hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(job)()
         except KeyboardInterrupt:
             stop("stopped by the user; take it up again with resume=auto", 130)
+        except SIGTERMException:
+            stop("terminated; take it up again with resume=auto", 128 + signal.SIGTERM)
         except (HydraException, OmegaConfBaseException) as error:
             if traceback:
                 raise
