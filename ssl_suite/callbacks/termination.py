@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+
 class Termination(L.Callback):
     """On SIGTERM: finish the optimizer step, save a checkpoint, raise Lightning's ``SIGTERMException``.
 
@@ -38,7 +39,7 @@ class Termination(L.Callback):
         if not stepped or (trainer.world_size > 1 and trainer.global_step % self.every_n_steps):
             return
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
-            keeper = trainer.checkpoint_callback
-            if keeper is not None:
-                trainer.save_checkpoint(keeper.format_checkpoint_name({"epoch": trainer.current_epoch, "step": trainer.global_step}))
+            reached = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            if trainer.checkpoint_callback is not None:
+                trainer.save_checkpoint(trainer.checkpoint_callback.format_checkpoint_name(reached))
             raise SIGTERMException
