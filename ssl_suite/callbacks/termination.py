@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
@@ -39,7 +40,8 @@ class Termination(L.Callback):
         if not stepped or (trainer.world_size > 1 and trainer.global_step % self.every_n_steps):
             return
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
-            reached = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-            if trainer.checkpoint_callback is not None:
-                trainer.save_checkpoint(trainer.checkpoint_callback.format_checkpoint_name(reached))
+            keeper = trainer.checkpoint_callback
+            if isinstance(keeper, ModelCheckpoint):
+                reached: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+                trainer.save_checkpoint(keeper.format_checkpoint_name(reached))
             raise SIGTERMException
