@@ -43,7 +43,18 @@ def run_folder(root: str, name: str, resume: str | None) -> str:
         runs = [p for p in Path(root, name).glob("*") if any((p / "checkpoints").glob("*.ckpt"))]
         if runs:
             return str(max(runs, key=lambda p: p.name))
-    return str(Path(root, name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]))
+    return str(Path(root, name, started()))
+
+
+def started() -> str:
+    """The time that names a new run; under ``torchrun`` that of whichever process came first, on all nodes."""
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return now
+    from torch.distributed import TCPStore
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return store.compare_set("ssl_suite/started", "", now).decode()
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
