@@ -27,7 +27,7 @@ ONE = ("model", "adapter", "data", "backbone", "optimizer", "schedule", "trainer
 """Groups that hold one object."""
 MANY: dict[str, tuple[str, ...]] = {"backbones": ("features", "tokens", "waveform"), "callbacks": (), "logger": ()}
 """Groups that hold several objects, and their names where those are fixed."""
-VIEW_KINDS = ("clean", "weak", "strong", "crop")
+VIEW_KINDS = ("clean", "weak", "strong", "crop", "local")
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 SETTINGS: dict[str, Any] = {
     "name": str, "seed": int, "root": str, "trusted_packages": list[str], "init_from": str | None, "resume": str | None,

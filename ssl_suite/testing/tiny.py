@@ -72,7 +72,7 @@ class Noise:
 
 def tiny_views(spec: Spec) -> Views:
     """Views whose every kind adds a little noise."""
-    return Views({kind: [Noise()] for kind in ("weak", "strong", "crop")}).standardise(spec)
+    return Views({kind: [Noise()] for kind in ("weak", "strong", "crop", "local")}).standardise(spec)
 
 
 def tiny_backbone(kind: Literal["features", "tokens", "waveform"], spec: Spec) -> nn.Module:

@@ -205,11 +205,17 @@ class RandomResizedCrop:
         scale: range of the window's part of the area.
         ratio: range of its width over its height.
         flip: probability of mirroring left to right.
-        size: side of the result in pixels; None keeps the size.
+        size: side of the result: pixels as a whole number, part of the picture's side as a fraction below 1 (the small crops of
+            SwAV); None keeps the size.
+
+    Raises:
+        ValueError: a size that is not above 0, or a fraction above 1.
     """
 
     def __init__(self, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3),
-                 flip: float = 0.5, size: int | None = None) -> None:
+                 flip: float = 0.5, size: int | float | None = None) -> None:
+        if size is not None and (size <= 0 or (isinstance(size, float) and size > 1)):
+            raise ValueError(f"size must be pixels (1, 2, ...) or a part of the side in (0, 1], got {size}")
         self.scale = scale
         self.ratio = ratio
         self.flip = flip
@@ -234,8 +240,9 @@ class RandomResizedCrop:
     def __call__(self, x: Tensor, draw: Draw, length: Tensor | None = None) -> Tensor:
         h, w = x.shape[2:]
         top, left, height, width = self.windows(draw, h, w)
-        rows = crop_matrix(top, height, h, self.size or h)
-        columns = crop_matrix(left, width, w, self.size or w)
+        out_h, out_w = (round(self.size * side) if isinstance(self.size, float) else self.size or side for side in (h, w))
+        rows = crop_matrix(top, height, h, out_h)
+        columns = crop_matrix(left, width, w, out_w)
         mirrored = draw.chance(self.flip)[:, None, None]
         return separable(x, rows, torch.where(mirrored, columns.flip(1), columns))
 

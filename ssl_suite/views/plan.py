@@ -13,7 +13,7 @@ from ssl_suite.functional.random import Draw, sample_keys
 
 
 class Op(Protocol):
-    """One operation of a view: float samples in, float samples of the same shape out, one draw per row.
+    """One operation of a view: float samples in, float samples out, of the same shape unless it crops to a size; one draw per row.
 
     ``length`` holds the valid time steps of padded rows, or is None. An operation that needs neither ignores it.
     """
@@ -31,11 +31,11 @@ def to_float(x: Tensor) -> Tensor:
 
 
 class Views(nn.Module):
-    """What ``weak``, ``strong`` and ``crop`` mean for one data set.
+    """What ``weak``, ``strong``, ``crop`` and ``local`` mean for one data set.
 
     A method asks for kinds by name; every kind is float conversion, the listed operations, then standardisation by the
     data set's channel statistics, so that operations work in natural units ([0, 1] for pictures). The kind ``clean`` is
-    always there and has no operations.
+    always there and has no operations. ``local`` is the small crop of multi-crop methods; its pictures may be smaller.
 
     Args:
         kinds: operations of each kind, in order.
@@ -73,7 +73,7 @@ class Views(nn.Module):
             kinds: names of kinds; a name may stand twice.
 
         Returns:
-            Float tensors of the shape of ``x``.
+            Float tensors of the shape of ``x``, or of the size that a kind crops to.
 
         Raises:
             KeyError: a kind is not defined for this data set.

@@ -189,6 +189,26 @@ class TimeMask:
         return x.masked_fill(spans(steps(x, length), x.shape[1], draw, self.fraction, self.n), 0.0)
 
 
+class Window:
+    """Keep one random span of time and silence the rest: the local crop of multi-crop methods.
+
+    The span stays where it is, so that all crops of a batch have one shape and pitch does not move.
+
+    Args:
+        scale: range of the span's part of the valid length.
+    """
+
+    def __init__(self, scale: tuple[float, float] = (0.3, 0.6)) -> None:
+        self.scale = scale
+
+    def __call__(self, x: Tensor, draw: Draw, length: Tensor | None) -> Tensor:
+        n = steps(x, length)[:, None]
+        width = draw.uniform(1, low=self.scale[0], high=self.scale[1]) * n
+        start = draw.uniform(1) * (n - width)
+        at = torch.arange(x.shape[1], device=x.device)
+        return x.masked_fill((at < start) | (at >= start + width), 0.0)
+
+
 class FrequencyMask:
     """Remove bands of frequency (SpecAugment, Park et al. 2019, on the waveform): zeros in its Fourier transform.
 

@@ -27,9 +27,11 @@ def test_config(name: str):
     batch = {"x": x, "index": torch.arange(4), "epoch": torch.zeros(4, dtype=torch.long)}
     if modality != "images":
         batch["length"] = torch.tensor([x.shape[-1], 20, x.shape[-1], 17])
-    clean, *augmented = views(batch, "clean", "weak", "strong", "crop")
+    clean, *augmented, local = views(batch, "clean", "weak", "strong", "crop", "local")
     for view in augmented:
         assert view.shape == x.shape
+    assert local.shape[:2] == x.shape[:2]
+    for view in (*augmented, local):
         assert torch.isfinite(view).all()
         assert not torch.equal(view, clean)
     assert set(cfg["backbones"]) == {"features", "tokens", *(["waveform"] if modality == "speech" else [])}

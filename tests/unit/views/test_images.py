@@ -48,6 +48,14 @@ def test_crop_equals_resized_crop(pictures, make_draw, size):
         assert torch.allclose(view, expected, atol=1e-5)
 
 
+def test_size_as_a_part_of_the_side(pictures, make_draw):
+    part, pixels = images.RandomResizedCrop(size=0.5), images.RandomResizedCrop(size=8)
+    assert part(pictures, make_draw(6)).shape[2:] == (8, 10)
+    assert torch.equal(part(pictures[..., :16], make_draw(6)), pixels(pictures[..., :16], make_draw(6)))
+    with pytest.raises(ValueError, match="size must be pixels"):
+        images.RandomResizedCrop(size=1.5)
+
+
 def test_flip_rate(make_draw):
     x = torch.linspace(0, 1, 8).expand(2000, 1, 8, 8)
     whole = images.RandomResizedCrop((1, 1), (1, 1), flip=0.3)

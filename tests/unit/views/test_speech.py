@@ -86,6 +86,15 @@ def test_masks_silence_time_and_frequency(make_draw):
     assert abs(float(removed.float().mean()) - 0.1) < 0.015
 
 
+def test_window_keeps_one_span(make_draw):
+    kept = speech.Window((0.2, 0.5))(torch.ones(300, 1000), make_draw(300), torch.full((300,), 800)) == 1
+    share = kept.float().sum(1) / 800
+    assert share.min() >= 0.19
+    assert share.max() <= 0.51
+    assert not kept[:, 800:].any()
+    assert ((kept[:, 1:] != kept[:, :-1]).sum(1) <= 2).all()
+
+
 def test_polarity(make_draw):
     y = speech.Polarity(0.25)(torch.ones(2000, 2), make_draw(2000), None)
     assert abs(float((y[:, 0] < 0).float().mean()) - 0.25) < 0.03

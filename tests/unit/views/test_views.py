@@ -19,7 +19,7 @@ IMAGES = [
 ]
 SPEECH = [
     speech.Gain(), speech.Noise(), speech.Noise(colour=1.0), speech.TimeShift(), speech.Speed(0.7, 1.4),
-    speech.Reverb(rate=8000), speech.TimeMask(0.3), speech.FrequencyMask(0.3), speech.Polarity(),
+    speech.Reverb(rate=8000), speech.TimeMask(0.3), speech.Window(), speech.FrequencyMask(0.3), speech.Polarity(),
     *(Corruption(name, 3, "speech", rate=8000) for name in corruptions.corruption_names("speech")),
 ]
 SERIES = [
