@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from typing import Unpack
 
+import torch
 from lightly.loss import BarlowTwinsLoss
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distributed import gather
-from ssl_suite.functional.precision import full_precision
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
 from ssl_suite.views import Views
@@ -48,10 +48,12 @@ class BarlowTwins(Method):
                  redundancy: float = 0.0051, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         self.projector = mlp(backbone.num_features, hidden_dim, projection_dim, layers=3)
-        self.criterion = full_precision(BarlowTwinsLoss(redundancy))
+        self.criterion = BarlowTwinsLoss(redundancy)
 
     def step(self, batch: Batch) -> StepOutput:
         length = batch.get("length")
         h0, h1 = (self.backbone(x, length) for x in self.views(batch, *self.tags.views))
         z0, z1 = (gather(self.projector(h).float()) for h in (h0, h1))
-        return StepOutput(self.criterion(z0, z1), features=h0.detach())
+        with torch.autocast(z0.device.type, enabled=False):
+            loss = self.criterion(z0, z1)
+        return StepOutput(loss, features=h0.detach())

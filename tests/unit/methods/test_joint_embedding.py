@@ -6,20 +6,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from ssl_suite.config import ConfigError
 from ssl_suite.method import Method
+from ssl_suite.methods.pretraining.barlow_twins import BarlowTwins
 from ssl_suite.methods.pretraining.lejepa import LeJEPA
 from ssl_suite.methods.pretraining.moco_v2 import MoCoV2
 from ssl_suite.methods.pretraining.nnclr import NNCLR
+from ssl_suite.methods.pretraining.simclr import SimCLR
 from ssl_suite.methods.pretraining.simsiam import SimSiam
 from ssl_suite.methods.pretraining.swav import SwAV
+from ssl_suite.methods.pretraining.vicreg import VICReg
 from ssl_suite.optim import Cosine
 from tests.parity.test_swav import AnySize, small_and_large
 from tests.parity.tiny import pictures
+from tests.runs import run
 from tests.unit.methods.test_in_the_trainer import Save, fit
 
 ADAM = {"optimizer": partial(torch.optim.AdamW, lr=0.01), "schedule": Cosine(warmup=0.0)}
@@ -83,3 +89,23 @@ def test_a_resumed_run_equals_the_uninterrupted_one(name: str, tmp_path: Path) -
     assert part.losses == whole.losses[4:]
     for key, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("kind", [SimCLR, BarlowTwins, VICReg])
+def test_losses_of_the_library_stay_outside_of_autocast(kind: Any) -> None:
+    seen: list[tuple[bool, torch.dtype]] = []
+
+    def look(module: nn.Module, given: Any) -> None:
+        if type(module).__name__.endswith("Loss"):
+            seen.append((torch.is_autocast_enabled("cpu"), given[0].dtype))
+
+    method = kind(AnySize(), small_and_large(), **SMALL)
+    with nn.modules.module.register_module_forward_pre_hook(look), torch.autocast("cpu", torch.bfloat16):
+        method.step(BATCHES[0])
+    assert set(seen) == {(False, torch.float32)}
+
+
+def test_supcon_is_refused_where_there_are_no_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bare.npz", series=np.zeros((20, 2, 16), np.float32))
+    with pytest.raises(ConfigError, match="needs class labels"):
+        run(tmp_path / "run", "model=supcon", "data=series_arrays", f"data.path={tmp_path / 'bare.npz'}")
