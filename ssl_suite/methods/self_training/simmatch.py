@@ -8,9 +8,11 @@ Paper: Zheng et al., "SimMatch: Semi-supervised Learning with Similarity Matchin
 samples, guesses are aligned to the uniform distribution, labels are soft and believed by a threshold.
 
 Deviations: the bank takes the labelled rows of a step before it is asked and its empty places are left out; the official
-one starts from random vectors and so waits for an epoch. A sample drawn twice in a step leaves the mean of both. Guesses
-are aligned by a running mean that the step moves first, in place of the mean over 256 steps (see `Alignment`). The moving
-average is warmed up, normalises by its own batch and copies the running statistics of the student, as in `MeanTeacher`.
+one starts from random vectors and so waits for an epoch. A sample drawn twice in a step leaves the mean of both. The loss
+on likeness is a KL divergence, of the same gradient as the cross-entropy: that one would grow with the samples in the bank.
+Guesses are aligned by a running mean that the step moves first, in place of the mean over 256 steps (see `Alignment`). The
+moving average is warmed up, normalises by its own batch and copies the running statistics of the student, as in
+`MeanTeacher`.
 
 Batch: ``labeled`` with ``x`` (B, ...), ``y`` (B,), ``index``; ``unlabeled`` with ``x`` (M, ...), ``index``; both with
 ``epoch`` and ``length`` where present. Labelled and unlabelled rows of different T are padded to the longer.
@@ -52,7 +54,7 @@ def match(probs: Tensor, near: Tensor, owners: Tensor, smoothing: float) -> tupl
         Probabilities of the classes, (M, K), and likeness to the samples times the probability of their class, made to sum
         to 1, (M, N).
     """
-    by_class = near @ F.one_hot(owners, probs.shape[1]).to(near.dtype)
+    by_class = (near @ F.one_hot(owners, probs.shape[1]).to(near.dtype)).to(probs.dtype)
     by_sample = near * probs[:, owners]
     return torch.lerp(probs, by_class, smoothing), by_sample / by_sample.sum(1, keepdim=True).clamp_min(1e-12)
 
@@ -121,7 +123,7 @@ class SimMatch(FixMatch):
         target, relation = self.teach(*concat_rows([given, weak], lengths), labeled)
         weight = self.policy(target)[1]
         loss_sup, loss_unsup = F.cross_entropy(logits, labeled["y"]), consistency_loss(logits_strong, target, weight)
-        loss_in = F.cross_entropy(self.bank.similarities(z, self.temperature), relation)
+        loss_in = F.kl_div(self.bank.similarities(z, self.temperature).log_softmax(1), relation, reduction="batchmean")
         logs = {"loss_sup": loss_sup.detach(), "loss_unsup": loss_unsup.detach(), "loss_in": loss_in.detach(),
                 "mask_ratio": weight.mean()}
         return StepOutput(loss_sup + self.lambda_u * loss_unsup + self.lambda_in * loss_in, logs, h[: len(given)].detach())
