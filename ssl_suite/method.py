@@ -122,7 +122,7 @@ class Method(L.LightningModule):
         groups, total = self.groups(), int(self.trainer.estimated_stepping_batches)
         schedules = [group.pop("schedule", self.schedule) for group in groups]
         optimizer = self.make_optimizer(groups)
-        factors = [lambda step, schedule=schedule: schedule(step, total) for schedule in schedules]
+        factors: list[Any] = [lambda step, schedule=schedule: schedule(step, total) for schedule in schedules]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
