@@ -11,7 +11,7 @@ import torch
 from ssl_suite.config import locate
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.summary import check_summary
-from tests.contract.test_configs import raw, trained
+from tests.configs import raw, trained
 from tests.dist.pair import Pair
 from tests.runs import run, tiny_data
 

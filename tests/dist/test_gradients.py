@@ -14,7 +14,7 @@ from ssl_suite.config import locate
 from ssl_suite.nn.mixup import Mixup
 from ssl_suite.run import build_method
 from ssl_suite.testing import Case
-from tests.contract.test_methods import cases, config
+from tests.configs import cases, model_config
 from tests.dist.pair import Pair
 
 pytestmark = pytest.mark.dist
@@ -22,7 +22,7 @@ SIZE = 8
 
 
 def case(name: str, modality: Any) -> Case:
-    cfg = config(name)
+    cfg = model_config(name)
     tags = locate(cfg["model"]["_target_"], name).tags
     return Case(lambda backbone, views, spec: build_method(cfg, backbone, views, spec), tags, modality)
 
