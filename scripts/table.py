@@ -3,16 +3,20 @@
     python scripts/table.py                                                  # the tables there are
     python scripts/table.py mnist_few_labels --set data.path=mnist.npz       # 3 seeds, two cells at a time
     python scripts/table.py mnist_few_labels --seeds 0 --only fixmatch
+    python scripts/table.py few_labels --data FOLDER --only "*_4_random_*"
 
 A table is a file ``scripts/tables/NAME.yaml``: overrides ``common`` to all rows, ``rows`` of name -> overrides, and the
-``metrics`` to print. ``{row}`` in an override stands for the run folder of that row with the same seed. Cells are finished
-when their summary.json exists. The rows with mean and spread go to the terminal and, with every run's command and commit,
-to ``docs/tables/NAME.csv``.
+``metrics`` to print. A ``grid`` of axes, each of name -> overrides, adds a row for every way of taking one entry from each
+axis. ``{row}`` in an override stands for the run folder of that row with the same seed, ``{data}`` for the folder of data
+files, and ``<axis>`` for the entry taken from an axis. Cells are finished when their summary.json exists. The rows with mean
+and spread go to the terminal and, with every run's command and commit, to ``docs/tables/NAME.csv``.
 """
 
 from __future__ import annotations
 
 import csv
+import fnmatch
+import itertools
 import json
 import os
 import shlex
@@ -34,11 +38,28 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "scripts" / "tables"
 
 
+def flat(overrides: list[Any]) -> list[str]:
+    """Overrides in one list; YAML's anchors put lists into lists."""
+    return [o for part in overrides for o in (part if isinstance(part, list) else [part])]
+
+
+def rows_of(table: dict[str, Any]) -> dict[str, Any]:
+    """Name -> overrides of each row, those written out first, then those of the grid."""
+    axes = table.get("grid", {})
+    rows = {name: entry if isinstance(entry, dict) else flat(entry) for name, entry in table.get("rows", {}).items()}
+    for taken in itertools.product(*axes.values()) if axes else ():
+        overrides = [o for axis, entry in zip(axes.values(), taken, strict=True) for o in flat(axis[entry])]
+        for axis, entry in zip(axes, taken, strict=True):
+            overrides = [o.replace(f"<{axis}>", str(entry)) for o in overrides]
+        rows["_".join(map(str, taken))] = overrides
+    return rows
+
+
 def command(table: dict[str, Any], row: str, seed: int, folders: Path, extra: list[str]) -> list[str]:
     """The command of one cell."""
     entry = table["rows"][row]
     program, overrides = ("adapt.py", entry["adapt"]) if isinstance(entry, dict) else ("train.py", entry)
-    places = {name: str(folders / f"{name}-{seed}") for name in table["rows"]}
+    places = {name: str(folders / f"{name}-{seed}") for name in table["rows"]} | {"data": table["data"]}
     given = [o.format(**places) if o.count("{") and "{_" not in o and ":" not in o else o for o in [*table["common"], *overrides]]
     return [program, *given, *extra, f"seed={seed}", f"hydra.run.dir={folders / f'{row}-{seed}'}"]
 
@@ -65,7 +86,7 @@ def collect(table: dict[str, Any], rows: list[str], seeds: list[int], folders: P
     for row in rows:
         for seed in seeds:
             summary = json.loads((folders / f"{row}-{seed}" / "summary.json").read_text())
-            line = shlex.join(command(table, row, seed, Path("RUNS"), [o for o in extra if "path=" not in o]))
+            line = shlex.join(command({**table, "data": "DATA"}, row, seed, Path("RUNS"), [o for o in extra if "path=" not in o]))
             shared = {"seed": seed, "commit": summary["commit"], "seconds": summary["wall_seconds"],
                       "torch": summary["versions"]["torch"], "command": f"python {line}"}
             for name, value in summary["scores"].items():
@@ -95,14 +116,19 @@ def main() -> None:
     arguments.add_argument("table", nargs="?", help="without one, lists them")
     arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for every cell")
     arguments.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    arguments.add_argument("--only", nargs="*", help="these rows only")
+    arguments.add_argument("--only", nargs="*", default=["*"], help="these rows only; * and ? stand for anything")
+    arguments.add_argument("--data", default="data", help="folder of data files, for tables that name several (default: data)")
     arguments.add_argument("--jobs", type=int, default=2, help="cells at a time (default: 2)")
     arguments.add_argument("--runs", type=Path, default=ROOT / "runs" / "tables", help="folder of the runs (default: runs/tables)")
     given = arguments.parse_args()
     table = planned(TABLES, given.table, "table")
     if table is None:
         return
-    rows, folders = given.only or list(table["rows"]), given.runs.resolve() / given.table
+    table |= {"rows": rows_of(table), "data": str(Path(given.data).resolve())}
+    rows = [row for row in table["rows"] if any(fnmatch.fnmatch(row, pattern) for pattern in given.only)]
+    if not rows:
+        raise ConfigError(f"no row of {given.table} matches {' '.join(given.only)}; there are {', '.join(table['rows'])}")
+    folders = given.runs.resolve() / given.table
     with Progress() as progress, ThreadPoolExecutor(given.jobs) as pool:
         task = progress.add_task(given.table, total=len(rows) * len(given.seeds))
         jobs = [pool.submit(run_seed, table, seed, rows, folders, given.set, lambda: progress.advance(task))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 from datamodules.images.digits import DigitsDataModule
@@ -191,3 +192,22 @@ def test_a_sweep_names_a_score_that_the_run_has() -> None:
 def test_sizes_of_batches_are_checked_at_once(name: str, value: int, least: int) -> None:
     with pytest.raises(ValueError, match=rf"data\.{name} must be at least {least}, got {value}"):
         DigitsDataModule(**{name: value})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "scripts" / "tables").glob("*.yaml")), ids=lambda file: file.stem)
+def test_rows_of_tables_compose(file: Path) -> None:
+    functions = runpy.run_path(str(ROOT / "scripts" / "table.py"))
+    table = yaml.safe_load(file.read_text())
+    table |= {"rows": functions["rows_of"](table), "data": "data"}
+    seen: set[str] = set()
+    for row in table["rows"]:
+        program, *overrides = functions["command"](table, row, 0, Path("runs"), [])
+        if program == "train.py" and not set(overrides) - {f"hydra.run.dir=runs/{row}-0"} <= seen:
+            composed(*(o for o in overrides if not o.startswith(("hydra", "resume"))))
+        seen |= set(overrides)
+
+
+def test_a_grid_takes_one_entry_of_each_axis() -> None:
+    rows_of = runpy.run_path(str(ROOT / "scripts" / "table.py"))["rows_of"]
+    table = {"rows": {"own": [["a=1"], "b=2"]}, "grid": {"set": {"x": ["data=x"], "y": ["data=y"]}, "of": {4: ["a={<set>_z}"]}}}
+    assert rows_of(table) == {"own": ["a=1", "b=2"], "x_4": ["data=x", "a={x_z}"], "y_4": ["data=y", "a={y_z}"]}
