@@ -17,7 +17,8 @@ from tests.parity.tiny import Tiny, gradients, pictures, semi, views
 
 def make(**kwargs) -> CoMatch:
     torch.manual_seed(0)
-    given = {"threshold": 0.5, "queue_size": 30, "projection_dim": 4, "align_momentum": 0.9, "smoothing": 0.3, "link_threshold": 0.4}
+    given = {"threshold": 0.5, "queue_size": 30, "projection_dim": 4, "align_momentum": 0.9, "smoothing": 0.3,
+             "link_threshold": 0.4}
     method = CoMatch(Tiny(), views(weak=0.3, strong=1.0), num_classes=3, **{**given, **kwargs})
     with torch.no_grad():
         method.head.weight.mul_(5.0)

@@ -49,7 +49,7 @@ def blended(method: MixMatch, batch: Batch, xs: list[Tensor], ts: list[Tensor]) 
     parts = [batch["labeled"], *[batch["unlabeled"]] * (len(xs) - 1)]
     draw = Draw(torch.cat([method.views.draw(part, 100 + i).keys for i, part in enumerate(parts)]))
     share = method.mix.draw_shares(draw)
-    order = sorted(range(len(share)), key=lambda i, bits=draw.bits(1)[:, 0].tolist(): bits[i])
+    order = sorted(range(len(share)), key=draw.bits(1)[:, 0].tolist().__getitem__)
     x, t = torch.cat(xs), torch.cat(ts)
     return (torch.stack([share[i] * x[i] + (1 - share[i]) * x[j] for i, j in enumerate(order)]),
             torch.stack([share[i] * t[i] + (1 - share[i]) * t[j] for i, j in enumerate(order)]))
