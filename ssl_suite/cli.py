@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -41,7 +43,18 @@ def run_folder(root: str, name: str, resume: str | None) -> str:
         runs = [p for p in Path(root, name).glob("*") if any((p / "checkpoints").glob("*.ckpt"))]
         if runs:
             return str(max(runs, key=lambda p: p.name))
-    return str(Path(root, name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]))
+    return str(Path(root, name, started()))
+
+
+def started() -> str:
+    """The time that names a new run; under ``torchrun`` that of whichever process came first, on all nodes."""
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return now
+    from torch.distributed import TCPStore
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return store.compare_set("ssl_suite/started", "", now).decode()
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
@@ -75,6 +88,8 @@ def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) 
             hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(job)()
         except KeyboardInterrupt:
             stop("stopped by the user; take it up again with resume=auto", 130)
+        except SIGTERMException:
+            stop("terminated; take it up again with resume=auto", 128 + signal.SIGTERM)
         except (HydraException, OmegaConfBaseException) as error:
             if traceback:
                 raise

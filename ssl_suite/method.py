@@ -85,7 +85,7 @@ class Method(L.LightningModule):
         raise NotImplementedError(f"{type(self).__name__} declares teachers but no momentum")
 
     def groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups."""
+        """Optimizer groups; one with a ``schedule`` of its own follows that in place of the method's."""
         return parameter_groups(self)
 
     # What every method shares -------------------------------------------------------------------------------------
@@ -119,9 +119,11 @@ class Method(L.LightningModule):
                      prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.groups())
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, total))
+        groups, total = self.groups(), int(self.trainer.estimated_stepping_batches)
+        schedules = [group.pop("schedule", self.schedule) for group in groups]
+        optimizer = self.make_optimizer(groups)
+        factors = [lambda step, schedule=schedule: schedule(step, total) for schedule in schedules]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -73,7 +73,8 @@ def build_data(cfg: dict[str, Any], tags: Tags | None) -> Any:
             data.form = tags.batch
         data.prepare_data()
         data.setup("fit")
-    if tags is not None and tags.target == "class" and not data.spec.num_classes:
+    by_class = tags is not None and (tags.target == "class" or (tags.batch == "labeled" and tags.target is None))
+    if by_class and not data.spec.num_classes:
         raise ConfigError("this method needs class labels, but the data have none")
     if tags is not None and tags.target == "text" and not data.spec.vocabulary:
         raise ConfigError("this method needs transcripts, but the data have none")

@@ -86,6 +86,11 @@ class ViT(nn.Module):
         self.num_features, self.num_prefix_tokens = self.net.num_features, self.net.num_prefix_tokens
         self.patch_dim = channels * patch_size ** 2
 
+    @property
+    def frontend(self) -> nn.Module:
+        """The convolution that embeds patches: what lies below the transformer."""
+        return self.net.patch_embed
+
     def recipe(self) -> str:
         """Python code that makes this network, still untrained, with timm alone, and says how features are read off it."""
         pooled = "[:, 0]" if self.pool == "class" else f"[:, {self.num_prefix_tokens}:].mean(dim=1)"

@@ -91,11 +91,6 @@ class SpeechTransformer(PatchTransformer):
                          heads=heads)
         self.log_mel, self.patch_frames = log_mel, patch_frames
 
-    @property
-    def frontend(self) -> nn.Module:
-        """The linear layer that embeds patches: what lies below the transformer."""
-        return self.project
-
     def count(self, length: Count) -> Count:
         """Patches of so many samples, the last perhaps partly filled."""
         frames = self.log_mel.frames(length)

@@ -13,11 +13,21 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Number of this process."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def gather(x: Tensor) -> Tensor:
     """Rows of all processes, (W * B, ...), in rank order, with gradient to every process's rows."""
     if world_size() == 1:
         return x
     return torch.cat(torch.distributed.nn.functional.all_gather(x))
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum over the processes, with gradient to every process's share."""
+    return x if world_size() == 1 else torch.distributed.nn.functional.all_reduce(x)
 
 
 def mean_over_processes(x: Tensor) -> Tensor:

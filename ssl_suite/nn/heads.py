@@ -17,7 +17,7 @@ def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool =
         outputs: width of the output.
         layers: number of linear layers; 1 is a plain linear map.
         norm: BatchNorm after each hidden layer, which then has no bias.
-        last_norm: BatchNorm after the last layer too (SimCLR has it, BYOL and VICReg do not).
+        last_norm: BatchNorm without scale and shift after the last layer too (SimSiam and MoCo v3 have it).
 
     Returns:
         A module that maps (B, inputs) to (B, outputs).
@@ -33,4 +33,4 @@ def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool =
         modules.append(nn.Linear(before, after, bias=not norm))
         modules += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
     modules.append(nn.Linear(widths[-1], outputs, bias=not last_norm))
-    return nn.Sequential(*modules, *([nn.BatchNorm1d(outputs)] if last_norm else []))
+    return nn.Sequential(*modules, *([nn.BatchNorm1d(outputs, affine=False)] if last_norm else []))

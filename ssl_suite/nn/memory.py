@@ -1,4 +1,4 @@
-"""Samples of a stream, kept for rehearsal in buffers that a snapshot covers."""
+"""Samples of a stream and embeddings of past batches, kept in buffers that a snapshot and a checkpoint cover."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ssl_suite.functional.distributed import gather
 
 EMPTY = -1
 
@@ -66,6 +68,41 @@ class SampleMemory(nn.Module):
     def rows(self) -> Tensor:
         """Slots that hold a sample, (M,) int64."""
         return self.filled.nonzero()[:, 0]
+
+
+class Queue(nn.Module):
+    """The newest embeddings of all processes, first in, first out: the keys of MoCo, the support set of NNCLR.
+
+    In place of lightly's ``MemoryBankModule``, whose bank is left out of checkpoints, waits for the device at every step and
+    drops the rows that pass its end.
+
+    Args:
+        size: rows kept.
+        dim: width D of a row.
+
+    Attributes:
+        rows: (size, D) float32, random directions at first. A push puts another tensor in its place, so that a graph may
+            still hold the old one.
+        position: the row that is the next to go, scalar int64.
+    """
+
+    rows: Tensor
+    position: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"queue_size={size} must be at least 1")
+        self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, new: Tensor) -> None:
+        """Take in rows (B, D) of this process and of all others, in place of the oldest."""
+        size, new = len(self.rows), gather(new)
+        slots = (self.position + torch.arange(len(new), device=new.device)) % size
+        self.rows = self.rows.index_copy(0, slots[-size:], new[-size:].to(self.rows.dtype))
+        self.position = (self.position + len(new)) % size
 
 
 def put(bank: Tensor, slot: Tensor, accepted: Tensor, new: Tensor) -> None:

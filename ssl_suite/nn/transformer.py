@@ -145,6 +145,11 @@ class PatchTransformer(nn.Module):
         self.transformer = Transformer(width, depth, heads)
         init_transformer(self.project)
 
+    @property
+    def frontend(self) -> nn.Module:
+        """The linear layer that embeds patches: what lies below the transformer."""
+        return self.project
+
     def patches(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Content of the patches, (B, N, P)."""
         raise NotImplementedError

@@ -38,6 +38,21 @@ class Cosine:
         return self.final + (1.0 - self.final) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
+class Frozen:
+    """Nothing is learnt at first, then another schedule goes on as if it had always run (prototypes of SwAV).
+
+    Args:
+        then: schedule afterwards.
+        share: share of the run without learning, in [0, 1).
+    """
+
+    def __init__(self, then: Schedule, share: float) -> None:
+        self.then, self.share = then, share
+
+    def __call__(self, step: int, total: int) -> float:
+        return 0.0 if step < self.share * total else self.then(step, total)
+
+
 class FixMatchCosine:
     """cos(7 pi k / 16 K): a cosine that ends at about a fifth of the base rate (FixMatch, arXiv 2001.07685, section 2.4)."""
 

@@ -14,29 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import wraps
-from typing import Concatenate, Literal, ParamSpec
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from ssl_suite.functional.precision import full_precision
 from ssl_suite.functional.random import Draw
 
 Border = Literal["reflect", "symmetric", "edge"]
-P = ParamSpec("P")
-
-
-def full_precision(function: Callable[Concatenate[Tensor, P], Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
-    """Run a function of a tensor outside autocast, so that views do not depend on the precision of training."""
-
-    @wraps(function)
-    def wrapped(x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return function(x, *args, **kwargs)
-
-    return wrapped
 
 
 def column(values: Tensor) -> Tensor:

@@ -54,4 +54,6 @@ class SimCLR(Method):
         h = self.backbone(x, None if length is None else length.repeat(2))
         z0, z1 = self.projector(h).float().chunk(2)
         criterion = NTXentLoss(temperature=self.temperature, gather_distributed=world_size() > 1)
-        return StepOutput(criterion(z0, z1), features=h.detach().chunk(2)[0])
+        with torch.autocast(z0.device.type, enabled=False):
+            loss = criterion(z0, z1)
+        return StepOutput(loss, features=h.detach().chunk(2)[0])

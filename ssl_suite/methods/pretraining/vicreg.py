@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
+import torch
 from lightly.loss import VICRegLoss
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
@@ -57,4 +58,6 @@ class VICReg(Method):
         length = batch.get("length")
         h0, h1 = (self.backbone(x, length) for x in self.views(batch, *self.tags.views))
         z0, z1 = (self.projector(h).float() for h in (h0, h1))
-        return StepOutput(self.criterion(z0, z1), features=h0.detach())
+        with torch.autocast(z0.device.type, enabled=False):
+            loss = self.criterion(z0, z1)
+        return StepOutput(loss, features=h0.detach())

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ssl_suite.optim import Constant, Cosine, FixMatchCosine, TriStage
+from ssl_suite.optim import Constant, Cosine, FixMatchCosine, Frozen, TriStage
 
 
 def test_cosine() -> None:
@@ -31,6 +31,13 @@ def test_tri_stage() -> None:
     assert [stage(s, 100) for s in (10, 30, 49)] == [1.0, 1.0, 1.0]
     assert stage(75, 100) == pytest.approx(math.sqrt(0.05))
     assert stage(100, 100) == pytest.approx(0.05)
+
+
+def test_frozen_rests_and_then_joins_the_other() -> None:
+    schedule, cosine = Frozen(Cosine(), 0.2), Cosine()
+    assert [schedule(s, 100) for s in (0, 19)] == [0.0, 0.0]
+    assert [schedule(s, 100) for s in (20, 99)] == [cosine(s, 100) for s in (20, 99)]
+    assert Frozen(Constant(), 0.0)(0, 10) == 1.0
 
 
 @pytest.mark.parametrize("schedule", [Constant(), Cosine(), FixMatchCosine(), TriStage()])

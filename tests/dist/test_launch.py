@@ -1,0 +1,42 @@
+"""Launchers of others: ``torchrun`` on one node, and on two nodes on the loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.faults.runs import finish, only_run
+from tests.runs import tiny_data
+
+pytestmark = pytest.mark.dist
+
+
+def torchrun(folder: Path, launch: list[str], *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", *launch, str(ROOT / "train.py"), "model=byol",
+               *tiny_data("images", folder), "trainer=ddp", "trainer.accelerator=cpu", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            start_new_session=True)
+
+
+def test_one_node(tmp_path: Path) -> None:
+    code, output = finish(torchrun(tmp_path, ["--standalone", "--nproc-per-node=2"], "trainer.devices=2"))
+    assert code == 0, output[-3000:]
+    assert (only_run(tmp_path) / "summary.json").is_file()
+
+
+def test_two_nodes(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [torchrun(tmp_path, ["--nnodes=2", f"--node-rank={rank}", "--master-addr=127.0.0.1", f"--master-port={port}"],
+                      "trainer.devices=1", "trainer.num_nodes=2") for rank in range(2)]
+    for code, output in map(finish, nodes):
+        assert code == 0, output[-3000:]
+    assert (only_run(tmp_path) / "summary.json").is_file()
