@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from ssl_suite.functional.masking import take
 from ssl_suite.nn.transformer import Transformer, grid_positions, init_transformer
 
 
@@ -97,3 +99,57 @@ class TokenPredictor(nn.Module):
         tokens = torch.cat([context.repeat_interleave(k, dim=0), queries.flatten(0, 1).to(context.dtype)], dim=1)
         valid = torch.cat([seen.repeat_interleave(k, dim=0), asked.flatten(0, 1)], dim=1)
         return self.head(self.transformer(tokens, valid)[:, context.shape[1]:]).unflatten(0, (b, k))
+
+
+class ConvDecoder(nn.Module):
+    """The decoder of data2vec 2.0 (arXiv 2212.07525, section 3.2): grouped convolutions over visible tokens and noise.
+
+    Args:
+        dim: width D of the encoder's tokens and of what is predicted.
+        width: channels W of the decoder; like ``dim`` divisible by ``conv_groups``.
+        depth: convolutions, each with LayerNorm, GELU and, from the second on, a residual connection.
+        kernel: tokens that a convolution sees along each axis, odd.
+        conv_groups: groups of the convolutions.
+        grid: token grid (rows, columns) of pictures, or (N,) of sequences; sequences may be shorter or longer.
+
+    Raises:
+        ValueError: the groups do not divide the widths, or the kernel is even.
+    """
+
+    def __init__(self, dim: int, width: int, depth: int, kernel: int, conv_groups: int, grid: tuple[int, ...]) -> None:
+        super().__init__()
+        if dim % conv_groups or width % conv_groups or kernel % 2 == 0:
+            raise ValueError(f"conv_groups={conv_groups} must divide the widths {dim} and {width}, and kernel={kernel} be odd")
+        make = nn.Conv2d if len(grid) == 2 else nn.Conv1d
+        self.grid = grid
+        self.convs = nn.ModuleList(make(width if i else dim, width, kernel, padding=kernel // 2, groups=conv_groups)
+                                   for i in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(depth))
+        self.head = nn.Linear(width, dim)
+
+    def forward(self, visible: Tensor, kept: Tensor, noise: Tensor, shown: Tensor | None = None,
+                valid: Tensor | None = None) -> Tensor:
+        """Predict all tokens.
+
+        Args:
+            visible: encoded tokens, (B, M, D).
+            kept: their places, (B, M) int64.
+            noise: what stands in the places of hidden tokens, (B, N, D).
+            shown: which of the visible tokens count, (B, M) bool; all by default.
+            valid: tokens that exist, (B, N) bool; all by default.
+
+        Returns:
+            (B, N, D).
+        """
+        tokens = noise.to(visible.dtype)
+        if shown is not None:
+            visible = torch.where(shown.unsqueeze(-1), visible, take(tokens, kept))
+        tokens = tokens.scatter(1, kept.unsqueeze(-1).expand_as(visible), visible)
+        shape = self.grid if len(self.grid) == 2 else (tokens.shape[1],)
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            if valid is not None:
+                tokens = tokens.masked_fill(~valid.unsqueeze(-1), 0.0)
+            maps = conv(tokens.transpose(1, 2).unflatten(2, shape))
+            out = F.gelu(norm(maps.flatten(2).transpose(1, 2)))
+            tokens = tokens + out if i else out
+        return self.head(tokens)
