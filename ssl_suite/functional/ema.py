@@ -34,3 +34,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 def cosine_momentum(base: float, step: int, total: int) -> float:
     """Momentum that rises from ``base`` to 1 along half a cosine (BYOL, arXiv 2006.07733, section 3.2)."""
     return 1.0 - (1.0 - base) * (math.cos(math.pi * min(step, total) / max(total, 1)) + 1.0) / 2.0
+
+
+def linear_momentum(base: float, step: int, total: int, last: float = 1.0) -> float:
+    """Momentum that goes from ``base`` to ``last`` in a line (I-JEPA, arXiv 2301.08243; data2vec, arXiv 2202.03555)."""
+    return base + (last - base) * min(step, total) / max(total, 1)
