@@ -36,6 +36,9 @@ def cosine_momentum(base: float, step: int, total: int) -> float:
     return 1.0 - (1.0 - base) * (math.cos(math.pi * min(step, total) / max(total, 1)) + 1.0) / 2.0
 
 
-def linear_momentum(base: float, step: int, total: int, last: float = 1.0) -> float:
-    """Momentum that goes from ``base`` to ``last`` in a line (I-JEPA, arXiv 2301.08243; data2vec, arXiv 2202.03555)."""
-    return base + (last - base) * min(step, total) / max(total, 1)
+def ramp(first: float, last: float, done: float) -> float:
+    """A number on its way from ``first`` to ``last`` in a line; ``done`` is the share of the way, 1 and above its end.
+
+    The momentum of I-JEPA and data2vec and the teacher's temperature of DINO rise like that.
+    """
+    return first + (last - first) * min(done, 1.0)

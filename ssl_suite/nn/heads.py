@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from torch import nn
+from torch import Tensor, nn
+
+from ssl_suite.functional.prototypes import similarity
+from ssl_suite.nn.transformer import init_transformer
 
 
 def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool = True,
@@ -34,3 +37,28 @@ def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool =
         modules += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
     modules.append(nn.Linear(widths[-1], outputs, bias=not last_norm))
     return nn.Sequential(*modules, *([nn.BatchNorm1d(outputs, affine=False)] if last_norm else []))
+
+
+class PrototypeHead(nn.Module):
+    """The head of DINO and its kin (arXiv 2104.14294, appendix C): a perceptron, then cosines with prototypes.
+
+    Prototypes get unit length inside the forward pass, which is what weight normalisation with a fixed length of 1 does; but
+    unlike a weight-normalised layer, the head can be copied for a teacher and sharded.
+
+    Args:
+        inputs: width of the input.
+        hidden: width of the two hidden layers.
+        bottleneck: width in which embeddings and prototypes are compared.
+        prototypes: number of prototypes K.
+    """
+
+    def __init__(self, inputs: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
+                                  nn.Linear(hidden, bottleneck))
+        self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
+        self.apply(init_transformer)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Cosines (..., K) float32 of representations (..., D)."""
+        return similarity(self.body(h), self.prototypes.weight)

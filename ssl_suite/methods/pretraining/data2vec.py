@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.block_masking import kept_blocks, rows_and_columns
-from ssl_suite.functional.ema import linear_momentum, make_teacher
+from ssl_suite.functional.ema import make_teacher, ramp
 from ssl_suite.functional.masking import masked_mean, shown_tokens, take, visible_count
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.decoder import ConvDecoder
@@ -90,7 +90,7 @@ class Data2Vec(Method):
         self.teacher = make_teacher(self.backbone)
 
     def momentum(self, step: int, total: int) -> float:
-        return linear_momentum(self.first_momentum, step, max(1, round(self.ramp * total)), self.last_momentum)
+        return ramp(self.first_momentum, self.last_momentum, step / max(1.0, self.ramp * total))
 
     @torch.no_grad()
     def contextualised(self, x: Tensor, length: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor]:

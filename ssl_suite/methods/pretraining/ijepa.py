@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.block_masking import most_in_block, places, random_blocks, rows_and_columns
-from ssl_suite.functional.ema import linear_momentum, make_teacher
+from ssl_suite.functional.ema import make_teacher, ramp
 from ssl_suite.functional.masking import take
 from ssl_suite.functional.random import Draw
 from ssl_suite.method import Method, Training
@@ -117,7 +117,7 @@ class IJEPA(Method):
         return self.teacher
 
     def momentum(self, step: int, total: int) -> float:
-        return linear_momentum(self.base_momentum, step, total)
+        return ramp(self.base_momentum, 1.0, step / max(total, 1))
 
     def queries(self, batch: Batch, positions: Tensor) -> Tensor:
         """What asks the predictor for the tokens at positions (B, K, M, W), of the same shape."""

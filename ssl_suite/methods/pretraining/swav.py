@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distributed import rank, world_size
 from ssl_suite.functional.multicrop import encode_together, swapped_prediction
-from ssl_suite.functional.precision import full_precision
+from ssl_suite.functional.prototypes import similarity
 from ssl_suite.functional.sinkhorn import sinkhorn
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
@@ -38,12 +38,6 @@ from ssl_suite.optim import Frozen, parameter_groups
 from ssl_suite.views import Views
 
 LARGE = ("crop", "crop")
-
-
-@full_precision
-def similarity(z: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine of each embedding (B, D) with each prototype (K, D), (B, K) float32."""
-    return F.normalize(z.float(), dim=1) @ F.normalize(prototypes.float(), dim=1).T
 
 
 class SwAV(Method):
