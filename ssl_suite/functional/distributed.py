@@ -25,6 +25,11 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(torch.distributed.nn.functional.all_gather(x))
 
 
+def first_row(x: Tensor) -> Tensor:
+    """Row 0 of the first process, (1, ...), in every process: one draw for a whole batch."""
+    return gather(x)[:1]
+
+
 def sum_over_processes(x: Tensor) -> Tensor:
     """Sum over the processes, with gradient to every process's share."""
     return x if world_size() == 1 else torch.distributed.nn.functional.all_reduce(x)
