@@ -29,7 +29,7 @@ def margin(probs: np.ndarray, threshold: float = 0.3) -> np.ndarray:
 
 
 def top(probs: np.ndarray, share: float = 0.2, score: np.ndarray | None = None) -> np.ndarray:
-    """The most confident share of all, at least one (curriculum labeling, Cascante-Bonilla et al., AAAI 2021).
+    """The most confident share of all, at least one.
 
     Args:
         probs: probabilities, (N, K).
@@ -42,6 +42,11 @@ def top(probs: np.ndarray, share: float = 0.2, score: np.ndarray | None = None) 
     kept = np.zeros(len(probs), bool)
     kept[order[: max(1, round(share * len(probs))) if share else 0]] = True
     return kept
+
+
+def curriculum(probs: np.ndarray, turn: int, step: float = 0.2) -> np.ndarray:
+    """In turn t, counted from 1, the share t * step (Cascante-Bonilla et al., AAAI 2021); training starts anew each time."""
+    return top(probs, min(1.0, turn * step))
 
 
 def random(probs: np.ndarray, share: float = 0.1, seed: int = 0) -> np.ndarray:
