@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -73,7 +75,7 @@ def test_entropy_and_certainty() -> None:
     assert selection.entropy(np.full((1, 4), 0.25)) == pytest.approx([np.log(4)])
 
 
-@pytest.mark.parametrize("rule", [lambda p: selection.fixed(p, 1.5), lambda p: selection.top(p, -0.1), lambda p: selection.margin(p, 2)])
-def test_numbers_outside_are_refused(rule) -> None:
+@pytest.mark.parametrize(("rule", "number"), [(selection.fixed, 1.5), (selection.top, -0.1), (selection.margin, 2.0)])
+def test_numbers_outside_are_refused(rule: Callable[..., np.ndarray], number: float) -> None:
     with pytest.raises(ValueError, match="must lie in"):
-        rule(votes())
+        rule(votes(), number)

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.runs import run
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import self_train  # noqa: E402
+import self_train
 
 FIXED = "ssl_suite.functional.selection.fixed"
 TOP = {"_target_": "ssl_suite.functional.selection.top", "share": 0.25}
@@ -86,7 +86,7 @@ def test_agreement_needs_a_rule_that_ranks() -> None:
 
 
 def test_a_rule_that_keeps_nothing_is_told(teacher: Path) -> None:
-    with pytest.raises(ConfigError, match="keeps none of .* samples, whose confidence is at most"):
+    with pytest.raises(ConfigError, match=r"keeps none of .* samples, whose confidence is at most"):
         label(teacher, read(select={"_target_": FIXED, "threshold": 1.0}))
 
 

@@ -53,7 +53,8 @@ def test_a_fixed_threshold_is_scikit_learns(threshold: float) -> None:
 @pytest.mark.parametrize("make", [
     lambda: SelfTraining(policy=selection.transductive, max_iter=2),
     lambda: SelfTraining(policy=selection.curriculum, restart=True, max_iter=5),
-    lambda: CoTraining(per_class=20, max_iter=4, random_state=0), lambda: TriTraining(random_state=0)], ids=["msta", "curriculum", "co", "tri"])
+    lambda: CoTraining(per_class=20, max_iter=4, random_state=0),
+    lambda: TriTraining(random_state=0)], ids=["msta", "curriculum", "co", "tri"])
 def test_given_labels_stay_and_unlabelled_samples_are_used(make: Any) -> None:
     X, y, truth = few()
     model = make().fit(X, y)
