@@ -19,7 +19,8 @@ Batch = dict[str, Any]
 ``length``    valid time steps of each row of ``x``, (B,) int64; absent where nothing is padded
 ``index``     position of the sample in its data set, (B,) int64
 ``epoch``     epoch in which the sample is drawn, (B,) int64
-``y``         class of the sample, (B,) int64; or target symbols (B, L) int64 padded with -1; or right action (B, A) float32
+``y``         class of the sample, (B,) int64; or target symbols (B, L) int64 padded with -1; or right action (B, A) float32;
+              or, from soft or weighted pseudo-labels, (B, K) float32, rows that sum to the weight of the sample
 ``y_length``  number of target symbols, (B,) int64
 ``action``    what was done after ``x`` was seen, (B, A) float32
 ``next``      what was seen after that, of the shape and type of ``x``
