@@ -98,3 +98,18 @@ def symmetric_noise(targets: np.ndarray, rate: float, num_classes: int, seed: in
     wrong = rng.permutation(len(targets))[: round(rate * len(targets))]
     noisy[wrong] = (noisy[wrong] + rng.integers(1, num_classes, len(wrong))) % num_classes
     return noisy
+
+
+def chronological(n: int, *shares: float) -> list[np.ndarray]:
+    """Cut 0..n-1 into consecutive parts, for rows in order of time.
+
+    Args:
+        n: number of rows.
+        shares: share of each part but the last, which gets the rest: ``chronological(n, 0.3, 0.3)`` is 30/30/40.
+
+    Raises:
+        ValueError: a share is negative, or they leave nothing for the last part.
+    """
+    if min(shares, default=0.0) < 0.0 or sum(shares) >= 1.0:
+        raise ValueError(f"the shares of all parts but the last must be at least 0 and sum to less than 1, got {shares}")
+    return np.split(np.arange(n), [int(n * end + 1e-9) for end in np.cumsum(shares)])

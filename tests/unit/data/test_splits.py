@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ssl_suite.data.splits import class_balanced, hold_out, labelled, symmetric_noise
+from ssl_suite.data.splits import chronological, class_balanced, hold_out, labelled, symmetric_noise
 
 TARGETS = np.repeat([0, 1, 2], [30, 20, 10])
 
@@ -56,3 +56,11 @@ def test_noise_changes_exactly_the_share_asked_for() -> None:
     assert set(noisy) == {0, 1, 2}
     with pytest.raises(ValueError, match=r"data\.label_noise must lie in \[0, 1\], got 2"):
         symmetric_noise(TARGETS, 2.0, 3, seed=2)
+
+
+def test_parts_in_order_of_time() -> None:
+    parts = chronological(10, 0.3, 0.3)
+    assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+    assert [len(part) for part in chronological(6941, 0.3, 0.3)] == [2082, 2082, 2777]
+    with pytest.raises(ValueError, match="sum to less than 1"):
+        chronological(10, 0.5, 0.5)
