@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import lightning as L
 import numpy as np
@@ -13,7 +13,7 @@ from datamodules.processes import limited, pinned, place
 from datamodules.pseudo import mixed_sampler, read_pseudo_labels
 from datamodules.semi import semi_loader
 from ssl_suite.batch import Modality, Spec
-from ssl_suite.data import splits
+from ssl_suite.data.protocol import Protocol, divide, label
 from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler, ShuffledSampler
 from ssl_suite.data.sources import Indexed, Source, as_is
 from ssl_suite.data.statistics import describe
@@ -28,15 +28,13 @@ class SourceDataModule(L.LightningDataModule):
         num_workers: loader processes; 0 reads in the main process.
         seed: seed of splits, order and views.
         views: operations of each kind of view (``weak``, ``strong``, ``crop``); see `ssl_suite.views.Views`.
-        labels_per_class: labelled samples of each class; None keeps all labels.
-        labels: labelled samples in all, for transcripts or whatever falls to each class; None keeps all labels.
-        label_noise: share of training labels replaced by a wrong class.
         mu: unlabelled samples per labelled one in a semi-supervised batch.
         val_fraction: share of the training part held out for validation where the data bring no validation part.
         steps_per_epoch: batches per epoch and process; None goes through the data once.
         frames: time steps per batch; set, it replaces ``batch_size`` by batches of similar length.
         pseudo_labels: file of `ssl_suite.data.pseudo.PseudoLabels`; the samples it keeps count as labelled.
         label_share: share of a labelled batch with given labels where the others are pseudo-labels; without ``frames``.
+        protocol: which samples are held out, labelled and mislabelled; see `ssl_suite.data.protocol.Protocol`.
 
     Attributes:
         form: ``labeled``, ``unlabeled`` or ``semi``: what `train_dataloader` gives.
@@ -46,19 +44,17 @@ class SourceDataModule(L.LightningDataModule):
     actions: ClassVar[int] = 0  # numbers in an action
 
     def __init__(self, *, batch_size: int = 128, num_workers: int = 0, seed: int = 0,
-                 views: Mapping[str, Sequence[Op]] | None = None, labels_per_class: int | None = None,
-                 labels: int | None = None, label_noise: float = 0.0, mu: int = 7, val_fraction: float = 0.1,
+                 views: Mapping[str, Sequence[Op]] | None = None, mu: int = 7, val_fraction: float = 0.1,
                  steps_per_epoch: int | None = None, frames: int | None = None, pseudo_labels: str | None = None,
-                 label_share: float = 0.25) -> None:
+                 label_share: float = 0.25, **protocol: Unpack[Protocol]) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("mu", mu, 1)):
             if value < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {value}")
         self.batch_size, self.num_workers, self.seed, self.mu, self.frames = batch_size, num_workers, seed, mu, frames
-        self.labels_per_class, self.labels, self.label_noise = labels_per_class, labels, label_noise
         if not 0.0 <= label_share <= 1.0:
             raise ValueError(f"data.label_share must lie in [0, 1], got {label_share}")
-        self.val_fraction, self.steps_per_epoch = val_fraction, steps_per_epoch
+        self.val_fraction, self.steps_per_epoch, self.protocol = val_fraction, steps_per_epoch, protocol
         self.pseudo_labels, self.label_share, self.pseudo = pseudo_labels, label_share, np.array([], np.int64)
         self.views = Views(views, seed)
         self.form: Literal["labeled", "unlabeled", "semi"] = "labeled"
@@ -89,7 +85,7 @@ class SourceDataModule(L.LightningDataModule):
             return
         sources = self.sources()
         train = sources["train"]
-        kept, held = splits.hold_out(train.targets, len(train), 0.0 if "val" in sources else self.val_fraction, self.seed)
+        kept, held = divide(train, 0.0 if "val" in sources else self.val_fraction, self.seed, self.protocol)
         self.parts = {"train": (train, kept), "val": (train, held)}
         for name in ("val", "test"):
             if name in sources:
@@ -98,17 +94,17 @@ class SourceDataModule(L.LightningDataModule):
         self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std,
                          len(train), self.actions)
         self.views.standardise(self.spec)
-        self._label(train, kept)
-
-    def _label(self, train: Source, kept: np.ndarray) -> None:
-        """Choose the labelled samples, corrupt their labels and add pseudo-labels where asked."""
-        self.labeled = splits.labelled(train.targets, kept, self.seed, self.labels_per_class, self.labels)
-        self.targets = train.targets
-        if train.targets is not None and self.label_noise:
-            self.targets = splits.symmetric_noise(train.targets, self.label_noise, self.spec.num_classes, self.seed)
+        self.labeled, self.targets = label(train, kept, self.spec.num_classes, self.seed, self.protocol)
         if self.pseudo_labels is not None:
             self.pseudo, self.targets = read_pseudo_labels(self.pseudo_labels, kept, self.targets, self.spec.num_classes)
             self.labeled = np.union1d(self.labeled, self.pseudo)
+
+    def split(self) -> dict[str, np.ndarray]:
+        """Positions in the training source of each part, its classes and the labels used: what ``data.split_file`` reads."""
+        train, kept = self.parts["train"]
+        held = {"val": self.parts["val"][1]} if self.parts["val"][0] is train else {}
+        labeled, targets = label(train, kept, self.spec.num_classes, self.seed, self.protocol)
+        return {"train": kept, "labeled": labeled, **held, **({} if targets is None else {"classes": train.targets, "targets": targets})}
 
     def seek(self, position: int) -> None:
         """Let training start at a batch, counted from the start of the run on each process."""

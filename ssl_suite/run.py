@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 import lightning as L
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -278,6 +279,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     trainer = build_trainer(config, folder, data.spec)
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        np.savez_compressed(folder / "split.npz", **data.split())
         announce(config, method, data, trainer, folder)
         if mapped:
             Console(soft_wrap=True).print(f"init_from: {mapped}")
