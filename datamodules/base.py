@@ -104,7 +104,8 @@ class SourceDataModule(L.LightningDataModule):
         train, kept = self.parts["train"]
         held = {"val": self.parts["val"][1]} if self.parts["val"][0] is train else {}
         labeled, targets = label(train, kept, self.spec.num_classes, self.seed, self.protocol)
-        return {"train": kept, "labeled": labeled, **held, **({} if targets is None else {"classes": train.targets, "targets": targets})}
+        labels = {} if train.targets is None or targets is None else {"classes": train.targets, "targets": targets}
+        return {"train": kept, "labeled": labeled, **held, **labels}
 
     def seek(self, position: int) -> None:
         """Let training start at a batch, counted from the start of the run on each process."""
