@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import gather
+from ssl_suite.functional.distributed import gather, world_size
 from ssl_suite.functional.pseudo_labels import concat_rows, consistency_loss
 from ssl_suite.method import Training
 from ssl_suite.methods.self_training.fixmatch import FixMatch
 from ssl_suite.methods.self_training.policies import Alignment, FixedThreshold
-from ssl_suite.nn.embeddings import EmbeddingQueue
 from ssl_suite.nn.heads import mlp
+from ssl_suite.nn.memory import Queue
 from ssl_suite.views import Views
 
 
@@ -83,6 +83,7 @@ class CoMatch(FixMatch):
 
     tags = Tags("Li et al., ICCV 2021, arXiv 2011.11183", "self_training", batch="semi", views=("weak", "strong", "strong"),
                 across_batch=True, target="class")
+    queued: Tensor
 
     def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, threshold: float = 0.95, lambda_u: float = 1.0,
                  lambda_c: float = 1.0, smoothing: float = 0.1, link_threshold: float = 0.8, temperature: float = 0.2,
@@ -95,7 +96,8 @@ class CoMatch(FixMatch):
         if temperature <= 0.0:
             raise ValueError(f"model.temperature must be above 0, got {temperature}")
         self.projector = mlp(backbone.num_features, backbone.num_features, projection_dim, norm=False)
-        self.queue = EmbeddingQueue(queue_size, projection_dim, num_classes)
+        self.queue = Queue(queue_size, projection_dim + num_classes)  # embeddings, with their labels beside them
+        self.register_buffer("queued", torch.tensor(0))
         self.align = Alignment(num_classes, align_momentum)
         self.num_classes, self.smoothing, self.temperature = num_classes, smoothing, temperature
         self.lambda_c, self.link_threshold = lambda_c, link_threshold
@@ -110,10 +112,12 @@ class CoMatch(FixMatch):
             given: labels of the labelled rows, (B, K).
             z_given: embeddings of the labelled rows, (B, D).
         """
-        smooth = torch.lerp(probs, self.queue.neighbours(z, self.temperature).to(probs.dtype), self.smoothing)
-        target = torch.where(self.queue.full, smooth, probs)
-        rows = [torch.cat(pair) for pair in ((gather(z), gather(z_given)), (gather(probs), gather(given)))]
-        self.queue.push(*rows)
+        known, labels = self.queue.rows.tensor_split([z.shape[1]], dim=1)
+        near = (z @ known.T / self.temperature).softmax(1).to(labels.dtype) @ labels
+        target = torch.where(self.queued >= len(known), torch.lerp(probs, near.to(probs.dtype), self.smoothing), probs)
+        rows = torch.cat([torch.cat([z, z_given]), torch.cat([probs, given])], dim=1)
+        self.queue.push(rows)
+        self.queued += len(rows) * world_size()
         return target
 
     def step(self, batch: Batch) -> StepOutput:

@@ -30,14 +30,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import gather
 from ssl_suite.functional.ema import make_teacher
 from ssl_suite.functional.pseudo_labels import concat_rows, consistency_loss
 from ssl_suite.method import Training
 from ssl_suite.methods.self_training.fixmatch import FixMatch
 from ssl_suite.methods.self_training.policies import Alignment, FixedThreshold
-from ssl_suite.nn.embeddings import LabeledBank
 from ssl_suite.nn.heads import mlp
+from ssl_suite.nn.memory import LabeledBank
 from ssl_suite.views import Views
 
 
@@ -108,7 +107,7 @@ class SimMatch(FixMatch):
         h = self.ema_backbone(rows, length)
         z_labeled, z = F.normalize(self.ema_projector(h).float(), dim=1).tensor_split([size])
         probs = self.align(self.ema_head(h[size:]).float().softmax(1))
-        self.bank.update(gather(labeled["index"]), gather(z_labeled), gather(labeled["y"]))
+        self.bank.update(labeled["index"], z_labeled, labeled["y"])
         near = self.bank.similarities(z, self.temperature).softmax(1)
         return match(probs, near, self.bank.labels.clamp(min=0), self.smoothing)
 
