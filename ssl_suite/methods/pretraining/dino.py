@@ -1,4 +1,4 @@
-"""DINO: a student matches, from any crop of a sample, the distribution over prototypes that its momentum teacher sees in a large one.
+"""DINO: from any crop of a sample, match the distribution over prototypes that a momentum teacher gives a large one.
 
 Idea: self-distillation without labels. Sharpening the teacher's distribution rules out a uniform answer, taking off its running
 mean rules out a constant one; small crops matched with large ones teach that a part belongs to its whole.

@@ -132,8 +132,8 @@ class IBOT(Method):
         """Losses by name, and representations of the large crops by the student and by the teacher, (2, B, D) each."""
         views, length = self.views(batch, *LARGE, *["local"] * self.local_crops), batch.get("length")
         x, lengths = torch.cat(views[:2]), None if length is None else length.repeat(2)
-        tokens, valid, prefix = self.backbone.embed(x, lengths), self.backbone.patch_valid(x, lengths), self.backbone.num_prefix_tokens
-        n = tokens.shape[1]
+        tokens, valid = self.backbone.embed(x, lengths), self.backbone.patch_valid(x, lengths)
+        n, prefix = tokens.shape[1], self.backbone.num_prefix_tokens
         shape = rows_and_columns(self.backbone.grid, n)
         halves = (None, None) if valid is None else valid.chunk(2)
         mask = torch.cat([self.draw_mask(batch, i, shape, halves[i]) for i in range(2)])
