@@ -72,7 +72,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        sys.stdout.write("{data:12} {order:9} {model:7} {lambda:10g} {error:7.3f}  xi {xi}\n".format(**row))
+        name, order, model, strength, error, xi = (row[key] for key in ("data", "order", "model", "lambda", "error", "xi"))
+        sys.stdout.write(f"{name:12} {order:9} {model:7} {strength:10g} {error:7.3f}  xi {xi}\n")
 
 
 if __name__ == "__main__":

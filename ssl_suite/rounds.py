@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -264,7 +264,7 @@ def read_report(path: Path) -> Report:
     return Report(**json.loads(path.read_text()))
 
 
-def check_start(data: Any, pools: list[str]) -> None:
+def check_start(data: Any, pools: Sequence[str]) -> None:
     """Refuse data that stages cannot work on, before anything is trained.
 
     Args:

@@ -129,7 +129,8 @@ def read_split(protocol: Protocol, source: Source) -> dict[str, np.ndarray]:
         raise ValueError(f"data.split_file={path} says already what data.{given[0]} asks for: leave that one unset")
     true = saved.pop("classes", source.targets)
     positions = np.concatenate([saved[name] for name in ("train", "val", "labeled") if name in saved])
-    if not np.array_equal(true, source.targets) or positions.min(initial=0) < 0 or positions.max(initial=0) >= len(source):
+    same = true is source.targets or (true is not None and source.targets is not None and np.array_equal(true, source.targets))
+    if not same or positions.min(initial=0) < 0 or positions.max(initial=0) >= len(source):
         raise ValueError(f"data.split_file={path} was made for other training samples than these {len(source)}; where the test "
                          "part is drawn at random, it follows data.seed: give that of the run")
     return saved

@@ -62,7 +62,7 @@ class DINOv2(IBOT):
     def __init__(self, backbone: Backbone, views: Views, *, centring: Literal["sinkhorn", "mean"] = "sinkhorn",
                  koleo_weight: float = 0.1, num_prototypes: int = 65536, hidden_dim: int = 2048, bottleneck_dim: int = 256,
                  **options: Any) -> None:
-        sizes = {"num_prototypes": num_prototypes, "hidden_dim": hidden_dim, "bottleneck_dim": bottleneck_dim}
+        sizes: dict[str, Any] = {"num_prototypes": num_prototypes, "hidden_dim": hidden_dim, "bottleneck_dim": bottleneck_dim}
         super().__init__(backbone, views, **sizes, **options)
         if centring not in ("sinkhorn", "mean"):
             raise ValueError(f"centring must be 'sinkhorn' or 'mean', got {centring!r}")

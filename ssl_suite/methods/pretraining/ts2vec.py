@@ -182,7 +182,7 @@ class TS2Vec(Method):
         x = F.pad(x, (0, self.backbone.spec.shape[-1] - x.shape[2]))  # one shape in all processes
         step = torch.arange(x.shape[2], device=x.device)
         crops = overlapping_crops(steps(x, batch.get("length")), self.views.draw(batch, CROP_STREAM))
-        (first, first_length), (second, second_length), overlap = crops
+        second, overlap = crops[1][0], crops[2]
         both = []
         for i, (start, length) in enumerate(crops[:2]):
             crop = take(x, (start[:, None] + step).clamp_max(x.shape[2] - 1))
