@@ -257,8 +257,8 @@ def alarms(found: Report, previous: Report | None, classes: tuple[str, ...]) -> 
     earlier = found.per_class if previous is None else previous.per_class
     for name, count, before in zip(classes, found.per_class, earlier, strict=True):
         if previous is not None and before and count / found.kept < (1.0 - SHRINK) * before / previous.kept:
-            told.append(f"class {name} shrinks: {before} of {previous.kept} kept labels in the stage before, {count} of {found.kept} "
-                        "now")
+            told.append(f"class {name} shrinks: {before} of {previous.kept} kept labels in the stage before, {count} of "
+                        f"{found.kept} now")
     if found.gap is not None and found.gap < 0:
         told.append(f"what is kept is {-found.gap:.1%} less accurate than the rest on the validation part: the rule points the "
                     "wrong way")
