@@ -20,6 +20,9 @@ from ssl_suite.run import Run, build_data, building, load_run
 
 FALL = 0.1
 """A fall of the kept labels' entropy from one stage to the next, as a share of ln K, that brings a warning."""
+SHRINK = 0.25
+"""A loss of a class's share of the kept labels, as a part of that share, that brings a warning: one class starves before the
+entropy of many shows it."""
 
 
 @dataclass(frozen=True)
@@ -251,8 +254,11 @@ def alarms(found: Report, previous: Report | None, classes: tuple[str, ...]) -> 
     if previous is not None and previous.diversity - found.diversity > FALL:
         told.append(f"the kept labels are less diverse than those of the stage before: entropy {previous.diversity:.2f} -> "
                     f"{found.diversity:.2f} of ln K; a collapse begins like this")
-    if previous is not None and sum(map(bool, found.per_class)) < sum(map(bool, previous.per_class)):
-        told.append("fewer classes are kept than in the stage before")
+    earlier = found.per_class if previous is None else previous.per_class
+    for name, count, before in zip(classes, found.per_class, earlier, strict=True):
+        if previous is not None and before and count / found.kept < (1.0 - SHRINK) * before / previous.kept:
+            told.append(f"class {name} shrinks: {before} of {previous.kept} kept labels in the stage before, {count} of "
+                        f"{found.kept} now")
     if found.gap is not None and found.gap < 0:
         told.append(f"what is kept is {-found.gap:.1%} less accurate than the rest on the validation part: the rule points the "
                     "wrong way")
