@@ -32,9 +32,8 @@ from torch import Tensor, nn
 from ssl_suite.adapter import Adapter, AdaptReport
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.random import Draw, sample_keys
-from ssl_suite.functional.rotation import rotate
 from ssl_suite.method import Method, Training
-from ssl_suite.methods.adaptation.ttt import PRETEXT_STREAM
+from ssl_suite.methods.adaptation.ttt import PRETEXT_STREAM, rotate
 from ssl_suite.nn.fork import Shared, fork
 from ssl_suite.nn.heads import mlp
 from ssl_suite.nn.replay import Replay
