@@ -40,6 +40,7 @@ class SourceDataModule(L.LightningDataModule):
 
     modality: ClassVar[Modality]
     actions: ClassVar[int] = 0  # numbers in an action
+    masks: ClassVar[bool] = False  # a class for every pixel
 
     def __init__(self, *, batch_size: int = 128, num_workers: int = 0, seed: int = 0,
                  views: Mapping[str, Sequence[Op]] | None = None, labels_per_class: int | None = None,
@@ -88,7 +89,7 @@ class SourceDataModule(L.LightningDataModule):
                 self.parts[name] = (sources[name], np.arange(len(sources[name])))
         shape, mean, std = describe(train, kept, self.modality)
         self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std,
-                         len(train), self.actions)
+                         len(train), self.actions, self.masks)
         self.views.standardise(self.spec)
         self._label(train, kept)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool = True,
@@ -34,3 +35,20 @@ def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool =
         modules += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
     modules.append(nn.Linear(widths[-1], outputs, bias=not last_norm))
     return nn.Sequential(*modules, *([nn.BatchNorm1d(outputs)] if last_norm else []))
+
+
+class PixelHead(nn.Conv2d):
+    """A linear classifier of every place of a map; its logits are enlarged bilinearly to the picture.
+
+    Args:
+        inputs: width of the maps.
+        outputs: number of classes K.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, maps: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits (B, K, H, W) from maps (B, D, h, w) of pictures x (B, C, H, W)."""
+        logits = super().forward(maps)
+        return logits if maps.shape[2:] == x.shape[2:] else F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)

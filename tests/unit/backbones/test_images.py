@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from ssl_suite.backbones.images import CifarResNet, ConvNet, PixelEncoder, ResNet, ViT, WideResNet
+from ssl_suite.backbones.segmentation import DeepLabV3, UNet
 from ssl_suite.batch import Spec
 
 SMALL = Spec("images", (3, 16, 24))
@@ -20,6 +21,7 @@ CASES = [
     (ResNet, {"name": "resnet50", "width": 8}), (WideResNet, {"depth": 10, "widen": 1}),
     (CifarResNet, {"width": 8}), (CifarResNet, {"norm": "batch"}), (ConvNet, {}),
     (ConvNet, {"norm": "group", "widths": (8, 16)}), (PixelEncoder, {"layers": 3, "width": 8, "num_features": 16}),
+    (UNet, {"width": 8, "depth": 2}), (UNet, {"width": 8, "depth": 1, "norm": "group"}),
 ]
 POOLED = {ConvNet: {"linear.weight", "linear.bias"},
           PixelEncoder: {"project.1.weight", "project.1.bias", "project.2.weight", "project.2.bias"}}
