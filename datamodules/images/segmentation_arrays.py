@@ -29,7 +29,7 @@ class SegmentationArraysDataModule(SourceDataModule):
         ignore: numbers in the masks that do not count, besides 255.
         test_where: test rows of undivided data, key to values.
         test_fraction: share held out where the data have no parts and ``test_where`` is None.
-        pseudo_labels: file of masks that an earlier model guessed of training pictures; see `WithPseudoMasks`.
+        pseudo_masks: file of masks that an earlier model guessed of training pictures; see `WithPseudoMasks`.
         common: see `SourceDataModule`.
 
     Raises:
@@ -42,11 +42,11 @@ class SegmentationArraysDataModule(SourceDataModule):
 
     def __init__(self, path: str | Path, *, x: str | None = None, y: str | None = None, size: int | Sequence[int] | None = None,
                  ignore: Sequence[int] = (), test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.2,
-                 pseudo_labels: str | Path | None = None, **common: Any) -> None:
+                 pseudo_masks: str | Path | None = None, **common: Any) -> None:
         super().__init__(**common)
         self.path, self.x, self.y, self.ignore = path, x, y, ignore
         self.size = (size, size) if isinstance(size, int) else size
-        self.test_where, self.test_fraction, self.pseudo_labels = test_where, test_fraction, pseudo_labels
+        self.test_where, self.test_fraction, self.pseudo_masks = test_where, test_fraction, pseudo_masks
         self.names: tuple[str, ...] = ()
 
     def class_names(self) -> tuple[str, ...]:
@@ -63,8 +63,8 @@ class SegmentationArraysDataModule(SourceDataModule):
             rows = divide_rows(arrays, len(x), None, self.test_where, self.test_fraction, self.seed)
             parts = {part: (x[r], masks[r]) for part, r in rows.items()}
         sources: dict[str, Source] = {part: MaskArrays(*pair) for part, pair in parts.items()}
-        if self.pseudo_labels is not None:
-            sources["train"] = WithPseudoMasks(sources["train"], self.pseudo_labels, len(self.names))
+        if self.pseudo_masks is not None:
+            sources["train"] = WithPseudoMasks(sources["train"], self.pseudo_masks, len(self.names))
         return sources
 
     def _names(self, arrays: ArrayFile, keys: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ class SegmentationFolderDataModule(SourceDataModule):
         ignore: numbers in the masks that do not count, besides 255.
         test_where: test rows, as ``{split: [test]}``; None follows the folders ``train`` and ``test`` where there are.
         test_fraction: share held out where there are no such folders.
-        pseudo_labels: file of masks that an earlier model guessed of training pictures; see `WithPseudoMasks`.
+        pseudo_masks: file of masks that an earlier model guessed of training pictures; see `WithPseudoMasks`.
         common: see `SourceDataModule`.
 
     Raises:
@@ -42,12 +42,12 @@ class SegmentationFolderDataModule(SourceDataModule):
 
     def __init__(self, path: str | Path, *, classes: Sequence[str] | None = None, images: str = "images", masks_in: str = "masks",
                  size: int = 256, ignore: Sequence[int] = (), test_where: Mapping[str, Sequence[Any]] | None = None,
-                 test_fraction: float = 0.2, pseudo_labels: str | Path | None = None, **common: Any) -> None:
+                 test_fraction: float = 0.2, pseudo_masks: str | Path | None = None, **common: Any) -> None:
         super().__init__(**common)
         if size < 1:
             raise ValueError(f"data.size={size} must be at least 1 pixel")
         self.path, self.classes, self.images, self.masks_in = path, classes, images, masks_in
-        self.size, self.ignore, self.pseudo_labels = size, ignore, pseudo_labels
+        self.size, self.ignore, self.pseudo_masks = size, ignore, pseudo_masks
         self.test_where, self.test_fraction = test_where, test_fraction
         self.names: tuple[str, ...] = ()
 
@@ -65,8 +65,8 @@ class SegmentationFolderDataModule(SourceDataModule):
         columns = {key: values[chosen] for key, values in columns.items() if key == "split"}
         rows = divide_rows(columns, len(pairs), None, self.test_where, self.test_fraction, self.seed)
         parts: dict[str, Source] = {part: MaskFiles([pairs[i] for i in r], self.size, table) for part, r in rows.items()}
-        if self.pseudo_labels is not None:
-            parts["train"] = WithPseudoMasks(parts["train"], self.pseudo_labels, len(self.names))
+        if self.pseudo_masks is not None:
+            parts["train"] = WithPseudoMasks(parts["train"], self.pseudo_masks, len(self.names))
         return parts
 
     def _names(self, root: Path) -> Sequence[str]:

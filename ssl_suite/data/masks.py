@@ -85,9 +85,9 @@ class WithPseudoMasks:
 
     Args:
         source: pictures with masks.
-        path: ``.npz`` file of ``index`` (M,) and ``label`` (M, H, W) uint8; ``confidence`` (M, ...) is not looked at. The index is
-            the place of a picture in the source.
-        num_classes: every number in ``label`` lies below, or is `VOID`.
+        path: ``.npz`` file of ``index`` (M,), the places of pictures in the source, and ``target`` (M, H, W) uint8; of ``kept`` (M,)
+            bool where only some are to be learnt from. Other arrays (``confidence``) are not looked at.
+        num_classes: every number in ``target`` lies below, or is `VOID`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -97,28 +97,30 @@ class WithPseudoMasks:
     def __init__(self, source: Source, path: str | Path, num_classes: int) -> None:
         path = Path(path).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"data.pseudo_labels={path} does not exist; make it, or leave data.pseudo_labels out")
+            raise FileNotFoundError(f"data.pseudo_masks={path} does not exist; make it, or leave data.pseudo_masks out")
         with np.load(path, allow_pickle=False) as file:
-            if not {"index", "label"} <= set(file.files):
-                raise ValueError(f"data.pseudo_labels={path} must hold the arrays index and label; it holds {', '.join(file.files)}")
-            index, label = file["index"], file["label"]
+            if not {"index", "target"} <= set(file.files):
+                raise ValueError(f"data.pseudo_masks={path} must hold the arrays index and target; it holds {', '.join(file.files)}")
+            index, target = file["index"], file["target"]
+            if "kept" in file:
+                index, target = index[file["kept"]], target[file["kept"]]
         size = tuple(source.fetch(np.zeros(1, dtype=np.int64))["y"].shape[1:])
-        if label.shape != (len(index), *size) or (len(index) and not 0 <= index.min() <= index.max() < len(source)):
-            raise ValueError(f"data.pseudo_labels={path}: masks {label.shape} for {len(index)} pictures do not fit the {len(source)} "
+        if target.shape != (len(index), *size) or (len(index) and not 0 <= index.min() <= index.max() < len(source)):
+            raise ValueError(f"data.pseudo_masks={path}: masks {target.shape} for {len(index)} pictures do not fit the {len(source)} "
                              f"pictures of {size[0]}x{size[1]} pixels; make them again with the data as they are now")
-        strange = np.setdiff1d(np.unique(label), [*range(num_classes), VOID])
+        strange = np.setdiff1d(np.unique(target), [*range(num_classes), VOID])
         if len(strange):
-            raise ValueError(f"data.pseudo_labels={path} holds {strange[:5].tolist()}, which are none of {num_classes} classes")
+            raise ValueError(f"data.pseudo_masks={path} holds {strange[:5].tolist()}, which are none of {num_classes} classes")
         self.source, self.targets, self.lengths = source, source.targets, source.lengths
         self.row = np.full(len(source), len(index))
         self.row[index] = np.arange(len(index))
-        self.label = np.concatenate([label.astype(np.uint8), np.full((1, *size), VOID, np.uint8)])  # the last: none
+        self.target = np.concatenate([target.astype(np.uint8), np.full((1, *size), VOID, np.uint8)])  # the last: none
 
     def __len__(self) -> int:
         return len(self.source)
 
     def fetch(self, indices: np.ndarray) -> Batch:
-        return {**self.source.fetch(indices), "pseudo": torch.from_numpy(self.label[self.row[indices]])}
+        return {**self.source.fetch(indices), "pseudo": torch.from_numpy(self.target[self.row[indices]])}
 
 
 def decode_mask(file: Path, size: int, table: np.ndarray) -> Tensor:
