@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -81,3 +81,39 @@ def iou_sums(logits: Tensor, target: Tensor, names: Sequence[str]) -> dict[str, 
     matrix = confusion(logits.argmax(1), target, len(names))
     both, union = matrix.diagonal(), matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
     return {f"iou_{name}": (both[c], count) for c, (name, count) in enumerate(zip(names, union.tolist(), strict=True))}
+
+
+def averaged_probs(predict: Callable[[Tensor], Tensor], x: Tensor, scales: Sequence[float] = (0.5, 0.75, 1.0, 1.5, 2.0)) -> Tensor:
+    """Mean probabilities over sizes of a picture and over both of its mirror images, as ST++ guesses (arXiv 2106.05095).
+
+    Args:
+        predict: logits (B, K, h, w) of pictures (B, C, h, w).
+        x: pictures, (B, C, H, W).
+        scales: factors on the sides.
+
+    Returns:
+        Probabilities, (B, K, H, W).
+    """
+    total = None
+    for scale in scales:
+        size = [max(1, round(scale * side)) for side in x.shape[2:]]
+        scaled = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=scale < 1)
+        for turned in (False, True):
+            logits = predict(scaled.flip(3)).flip(3) if turned else predict(scaled)
+            probs = F.interpolate(logits.float().softmax(1), x.shape[2:], mode="bilinear", align_corners=False)
+            total = probs if total is None else total + probs
+    assert total is not None, "at least one scale is needed"
+    return total / (2 * len(scales))
+
+
+def agreement(one: Tensor, other: Tensor, num_classes: int) -> Tensor:
+    """Mean IoU of two masks of each picture, over the classes that stand in either, (B,): how stable a guess is (ST++).
+
+    Args:
+        one: classes, (B, H, W) int64.
+        other: likewise.
+        num_classes: number of classes K.
+    """
+    a, b = (F.one_hot(mask, num_classes).flatten(1, 2).bool() for mask in (one, other))
+    both, either = (a & b).sum(1), (a | b).sum(1)
+    return (both / either.clamp(min=1)).sum(1) / (either > 0).sum(1)
