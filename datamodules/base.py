@@ -42,6 +42,7 @@ class SourceDataModule(L.LightningDataModule):
 
     modality: ClassVar[Modality]
     actions: ClassVar[int] = 0  # numbers in an action
+    masks: ClassVar[bool] = False  # a class for every pixel
 
     def __init__(self, *, batch_size: int = 128, num_workers: int = 0, seed: int = 0,
                  views: Mapping[str, Sequence[Op]] | None = None, mu: int = 7, val_fraction: float = 0.1,
@@ -92,7 +93,7 @@ class SourceDataModule(L.LightningDataModule):
                 self.parts[name] = (sources[name], np.arange(len(sources[name])))
         shape, mean, std = describe(train, kept, self.modality)
         self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std,
-                         len(train), self.actions)
+                         len(train), self.actions, self.masks)
         self.views.standardise(self.spec)
         self.labeled, self.targets = label(train, kept, self.spec.num_classes, self.seed, self.protocol)
         if self.pseudo_labels is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_suite.functional.prototypes import similarity
@@ -62,3 +63,20 @@ class PrototypeHead(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Cosines (..., K) float32 of representations (..., D)."""
         return similarity(self.body(h), self.prototypes.weight)
+
+
+class PixelHead(nn.Conv2d):
+    """A linear classifier of every place of a map; its logits are enlarged bilinearly to the picture.
+
+    Args:
+        inputs: width of the maps.
+        outputs: number of classes K.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, maps: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits (B, K, H, W) from maps (B, D, h, w) of pictures x (B, C, H, W)."""
+        logits = super().forward(maps)
+        return logits if maps.shape[2:] == x.shape[2:] else F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)

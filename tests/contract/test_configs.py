@@ -21,7 +21,7 @@ from ssl_suite.run import GROUPS, build_method, fit, load_run
 from ssl_suite.summary import check_summary
 from ssl_suite.testing import tiny_backbone, tiny_spec, tiny_views
 from tests.configs import CONFIGS, SCRIPTED, cases, composed, in_turn, model_config, names, raw, trained
-from tests.runs import images, run, tiny_data
+from tests.runs import few_labels, images, run, tiny_data
 
 PATHLESS = ("digits", "point_reach", "series", "spoken", "spoken_text")
 NEED_BATCH_NORM = ("bn_adapt",)
@@ -102,9 +102,8 @@ def two_steps(name: str, modality: str, folder: Path, *overrides: str) -> None:
     """A run of two batches ends with a sound summary and one checkpoint."""
     tags = locate(raw("model", name)["model"]["_target_"], name).tags
     data = tiny_data(modality, folder, tags.target)
-    labels = ["data.labels_per_class=2"] if tags.batch == "semi" else []
     extra = ["callbacks.pictures=null"] if modality != "images" else []
-    done = run(folder / "run", f"model={name}", *data, *labels, *extra, *overrides)
+    done = run(folder / "run", f"model={name}", *data, *few_labels(tags), *extra, *overrides)
     summary = json.loads((done / "summary.json").read_text())
     check_summary(summary)
     assert summary["modality"] == modality
