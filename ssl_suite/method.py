@@ -120,9 +120,9 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups, total = self.groups(), int(self.trainer.estimated_stepping_batches)
-        schedules = [group.pop("schedule", self.schedule) for group in groups]
+        schedules: list[Schedule] = [group.pop("schedule", self.schedule) for group in groups]
         optimizer = self.make_optimizer(groups)
-        factors = [lambda step, schedule=schedule: schedule(step, total) for schedule in schedules]
+        factors: list[Callable[[int], float]] = [partial(schedule, total=total) for schedule in schedules]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
