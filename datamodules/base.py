@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
+from datamodules.processes import limited, pinned, place
+from datamodules.pseudo import mixed_sampler, read_pseudo_labels
 from datamodules.semi import semi_loader
 from ssl_suite.batch import Modality, Spec
-from ssl_suite.data import splits
+from ssl_suite.data.protocol import Protocol, divide, label
 from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler, ShuffledSampler
 from ssl_suite.data.sources import Indexed, Source, as_is
 from ssl_suite.data.statistics import describe
@@ -26,13 +28,13 @@ class SourceDataModule(L.LightningDataModule):
         num_workers: loader processes; 0 reads in the main process.
         seed: seed of splits, order and views.
         views: operations of each kind of view (``weak``, ``strong``, ``crop``); see `ssl_suite.views.Views`.
-        labels_per_class: labelled samples of each class; None keeps all labels.
-        labels: labelled samples in all, for transcripts or whatever falls to each class; None keeps all labels.
-        label_noise: share of training labels replaced by a wrong class.
         mu: unlabelled samples per labelled one in a semi-supervised batch.
         val_fraction: share of the training part held out for validation where the data bring no validation part.
         steps_per_epoch: batches per epoch and process; None goes through the data once.
         frames: time steps per batch; set, it replaces ``batch_size`` by batches of similar length.
+        pseudo_labels: file of `ssl_suite.data.pseudo.PseudoLabels`; the samples it keeps count as labelled.
+        label_share: share of a labelled batch with given labels where the others are pseudo-labels; without ``frames``.
+        protocol: which samples are held out, labelled and mislabelled; see `ssl_suite.data.protocol.Protocol`.
 
     Attributes:
         form: ``labeled``, ``unlabeled`` or ``semi``: what `train_dataloader` gives.
@@ -40,18 +42,21 @@ class SourceDataModule(L.LightningDataModule):
 
     modality: ClassVar[Modality]
     actions: ClassVar[int] = 0  # numbers in an action
+    masks: ClassVar[bool] = False  # a class for every pixel
 
     def __init__(self, *, batch_size: int = 128, num_workers: int = 0, seed: int = 0,
-                 views: Mapping[str, Sequence[Op]] | None = None, labels_per_class: int | None = None,
-                 labels: int | None = None, label_noise: float = 0.0, mu: int = 7, val_fraction: float = 0.1,
-                 steps_per_epoch: int | None = None, frames: int | None = None) -> None:
+                 views: Mapping[str, Sequence[Op]] | None = None, mu: int = 7, val_fraction: float = 0.1,
+                 steps_per_epoch: int | None = None, frames: int | None = None, pseudo_labels: str | None = None,
+                 label_share: float = 0.25, **protocol: Unpack[Protocol]) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("mu", mu, 1)):
             if value < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {value}")
         self.batch_size, self.num_workers, self.seed, self.mu, self.frames = batch_size, num_workers, seed, mu, frames
-        self.labels_per_class, self.labels, self.label_noise = labels_per_class, labels, label_noise
-        self.val_fraction, self.steps_per_epoch = val_fraction, steps_per_epoch
+        if not 0.0 <= label_share <= 1.0:
+            raise ValueError(f"data.label_share must lie in [0, 1], got {label_share}")
+        self.val_fraction, self.steps_per_epoch, self.protocol = val_fraction, steps_per_epoch, protocol
+        self.pseudo_labels, self.label_share, self.pseudo = pseudo_labels, label_share, np.array([], np.int64)
         self.views = Views(views, seed)
         self.form: Literal["labeled", "unlabeled", "semi"] = "labeled"
         self.parts: dict[str, tuple[Source, np.ndarray]] = {}
@@ -81,23 +86,27 @@ class SourceDataModule(L.LightningDataModule):
             return
         sources = self.sources()
         train = sources["train"]
-        kept, held = splits.hold_out(train.targets, len(train), 0.0 if "val" in sources else self.val_fraction, self.seed)
+        kept, held = divide(train, 0.0 if "val" in sources else self.val_fraction, self.seed, self.protocol)
         self.parts = {"train": (train, kept), "val": (train, held)}
         for name in ("val", "test"):
             if name in sources:
                 self.parts[name] = (sources[name], np.arange(len(sources[name])))
         shape, mean, std = describe(train, kept, self.modality)
         self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std,
-                         len(train), self.actions)
+                         len(train), self.actions, self.masks)
         self.views.standardise(self.spec)
-        self._label(train, kept)
+        self.labeled, self.targets = label(train, kept, self.spec.num_classes, self.seed, self.protocol)
+        if self.pseudo_labels is not None:
+            self.pseudo, self.targets = read_pseudo_labels(self.pseudo_labels, kept, self.targets, self.spec.num_classes)
+            self.labeled = np.union1d(self.labeled, self.pseudo)
 
-    def _label(self, train: Source, kept: np.ndarray) -> None:
-        """Choose the labelled samples and corrupt their labels where asked."""
-        self.labeled = splits.labelled(train.targets, kept, self.seed, self.labels_per_class, self.labels)
-        self.targets = train.targets
-        if train.targets is not None and self.label_noise:
-            self.targets = splits.symmetric_noise(train.targets, self.label_noise, self.spec.num_classes, self.seed)
+    def split(self) -> dict[str, np.ndarray]:
+        """Positions in the training source of each part, its classes and the labels used: what ``data.split_file`` reads."""
+        train, kept = self.parts["train"]
+        held = {"val": self.parts["val"][1]} if self.parts["val"][0] is train else {}
+        labeled, targets = label(train, kept, self.spec.num_classes, self.seed, self.protocol)
+        labels = {} if train.targets is None or targets is None else {"classes": train.targets, "targets": targets}
+        return {"train": kept, "labeled": labeled, **held, **labels}
 
     def seek(self, position: int) -> None:
         """Let training start at a batch, counted from the start of the run on each process."""
@@ -107,13 +116,13 @@ class SourceDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         self._samplers = []
-        steps = self._steps()
+        steps = limited(self.trainer, self.steps_per_epoch)
         if self.form == "labeled":
             return self._shuffled(self.labeled, self.batch_size, steps, labeled=True)
         pool = self.parts["train"][1]
         if self.form == "unlabeled":
             return self._shuffled(pool, self.batch_size, steps, labeled=False)
-        per_process = self.batch_size * self.mu * self._world()
+        per_process = self.batch_size * self.mu * place(self.trainer)[1]
         steps = steps or max(1, len(pool) // per_process)
         return semi_loader(self._shuffled(self.labeled, self.batch_size, steps, labeled=True),
                            self._shuffled(pool, self.batch_size * self.mu, steps, labeled=False))
@@ -129,36 +138,24 @@ class SourceDataModule(L.LightningDataModule):
         source, everything = self.parts[part]
         indices = everything if indices is None else indices
         batch_size = self.batch_size if self.frames is None else max(1, self.frames // self.spec.shape[-1])
-        rank, world = (self._rank(), self._world()) if shard else (0, 1)
+        rank, world = place(self.trainer) if shard else (0, 1)
         return self._loader(Indexed(source), SequentialSampler(indices, batch_size, rank, world))
 
     def _shuffled(self, indices: np.ndarray, batch_size: int, steps: int | None, labeled: bool) -> DataLoader[Any]:
         source = self.parts["train"][0]
+        rank, world = place(self.trainer)
         sampler: ShuffledSampler
         if self.frames is not None:
-            if source.lengths is None:
-                raise ValueError("data.frames needs samples of unequal length; set data.frames=null and use data.batch_size")
-            sampler = BucketSampler(indices, source.lengths, self.frames, self.seed, rank=self._rank(), world=self._world())
+            sampler = BucketSampler(indices, source.lengths, self.frames, self.seed, rank=rank, world=world)
+        elif labeled and len(self.pseudo):
+            sampler = mixed_sampler(np.setdiff1d(indices, self.pseudo), self.pseudo, batch_size, self.label_share, steps, self.seed,
+                                    rank, world)
         else:
-            sampler = EpochSampler(indices, batch_size, self.seed, steps, self._rank(), self._world())
+            sampler = EpochSampler(indices, batch_size, self.seed, steps, rank, world)
         sampler.position = self.position
         self._samplers.append(sampler)
         return self._loader(Indexed(source, self.targets if labeled else None, labeled), sampler)
 
     def _loader(self, dataset: Indexed, sampler: Any) -> DataLoader[Any]:
-        return DataLoader(dataset, batch_sampler=sampler, num_workers=self.num_workers, collate_fn=as_is, pin_memory=self._pin(),
-                          persistent_workers=self.num_workers > 0)
-
-    def _steps(self) -> int | None:
-        """Batches per epoch, with Lightning's limit taken into account so that positions and epochs agree."""
-        limit = self.trainer.limit_train_batches if self.trainer else None
-        return limit if isinstance(limit, int) and limit > 0 else self.steps_per_epoch
-
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer else 0
-
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def _pin(self) -> bool:
-        return bool(self.trainer and self.trainer.strategy.root_device.type == "cuda")
+        return DataLoader(dataset, batch_sampler=sampler, num_workers=self.num_workers, collate_fn=as_is,
+                          pin_memory=pinned(self.trainer), persistent_workers=self.num_workers > 0)

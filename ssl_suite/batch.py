@@ -19,7 +19,10 @@ Batch = dict[str, Any]
 ``length``    valid time steps of each row of ``x``, (B,) int64; absent where nothing is padded
 ``index``     position of the sample in its data set, (B,) int64
 ``epoch``     epoch in which the sample is drawn, (B,) int64
-``y``         class of the sample, (B,) int64; or target symbols (B, L) int64 padded with -1; or right action (B, A) float32
+``y``         class of the sample, (B,) int64; or target symbols (B, L) int64 padded with -1; or right action (B, A) float32;
+              or, from soft or weighted pseudo-labels, (B, K) float32, rows that sum to the weight of the sample;
+              or mask, the class of each pixel, (B, H, W) uint8 with 255 where none counts
+``pseudo``    mask that an earlier model guessed, like ``y``; 255 all over where it guessed none
 ``y_length``  number of target symbols, (B,) int64
 ``action``    what was done after ``x`` was seen, (B, A) float32
 ``next``      what was seen after that, of the shape and type of ``x``
@@ -43,6 +46,7 @@ class Spec:
         num_samples: size of the training set with what is held out of it: every ``index`` of a training batch lies
             below. 0 where that is not known.
         actions: numbers A in an action; 0 where nothing acts.
+        masks: True where the classes are those of pixels.
     """
 
     modality: Modality
@@ -54,6 +58,7 @@ class Spec:
     std: tuple[float, ...] = (1.0,)
     num_samples: int = 0
     actions: int = 0
+    masks: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -80,11 +85,11 @@ class Tags:
         task: the part of a model's life the method serves; also its folder under ``methods/``.
         modalities: those the method's idea allows.
         batch: ``labeled`` (x, y), ``unlabeled`` (x only) or ``semi`` (both).
-        backbone: ``features`` (any backbone), ``tokens`` (one with ``patches``, ``embed``, ``encode``) or
-            ``waveform`` (wav2vec 2.0 kind).
+        backbone: ``features`` (any backbone), ``tokens`` (one with ``patches``, ``embed``, ``encode``),
+            ``maps`` (one with ``maps``, whose places make up the picture) or ``waveform`` (wav2vec 2.0 kind).
         views: kinds of view the method asks for; the data configuration says what each means.
         across_batch: True when the loss looks at several samples at once, and so across processes.
-        target: what the method predicts: ``class``, ``text``, ``action`` or None.
+        target: what the method predicts: ``class``, ``text``, ``action``, ``mask`` or None.
         joint_embedding: True when views are embedded in one space (pictures of views and embedding are drawn).
         script: what runs the method where neither ``train.py`` nor ``adapt.py`` can; None elsewhere.
     """
@@ -93,10 +98,10 @@ class Tags:
     task: Literal["pretraining", "self_training", "distillation", "adaptation", "supervised"]
     modalities: tuple[Modality, ...] = ("images", "speech", "series")
     batch: Literal["labeled", "unlabeled", "semi"] = "unlabeled"
-    backbone: Literal["features", "tokens", "waveform"] = "features"
+    backbone: Literal["features", "tokens", "maps", "waveform"] = "features"
     views: tuple[str, ...] = ("weak",)
     across_batch: bool = False
-    target: Literal["class", "text", "action"] | None = None
+    target: Literal["class", "text", "action", "mask"] | None = None
     joint_embedding: bool = False
     script: str | None = None
 

@@ -25,7 +25,7 @@ BUILT_LATER = {"backbone", "views", "optimizer", "schedule", "num_classes", "num
 
 ONE = ("model", "adapter", "data", "backbone", "optimizer", "schedule", "trainer", "stream", "network")
 """Groups that hold one object."""
-MANY: dict[str, tuple[str, ...]] = {"backbones": ("features", "tokens", "waveform"), "callbacks": (), "logger": ()}
+MANY: dict[str, tuple[str, ...]] = {"backbones": ("features", "tokens", "maps", "waveform"), "callbacks": (), "logger": ()}
 """Groups that hold several objects, and their names where those are fixed."""
 VIEW_KINDS = ("clean", "weak", "strong", "crop", "local")
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import update_teacher
+from ssl_suite.functional.segmentation import iou_sums, to_target
 from ssl_suite.nn.sharding import shard
 from ssl_suite.optim import Cosine, parameter_groups
 from ssl_suite.optim.schedules import Schedule
@@ -33,7 +34,7 @@ class Training(TypedDict, total=False):
 class Method(L.LightningModule):
     """A learning method: a loss over batches, composed with a backbone, views, an optimizer and a schedule.
 
-    A subclass states `tags`, implements `step` and, where it predicts classes, `logits`. Teachers are declared in `teachers`
+    A subclass states `tags`, implements `step` and, where it predicts classes or masks, `logits`. Teachers are declared in `teachers`
     and moved here, once per optimizer step, however many batches were accumulated.
 
     Args:
@@ -66,11 +67,13 @@ class Method(L.LightningModule):
         raise NotImplementedError
 
     def logits(self, batch: Batch) -> Tensor:
-        """Class scores (B, K) of clean samples, by the weights that are to be judged."""
+        """Class scores (B, K) of clean samples, or (B, K, H, W) of their pixels, by the weights that are to be judged."""
         raise NotImplementedError(f"{type(self).__name__} predicts no classes")
 
     def score(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
         """Sums to be pooled over an evaluation set, as name -> (sum, count)."""
+        if self.tags.target == "mask":
+            return iou_sums(self.logits(batch), to_target(batch["y"]), self.backbone.spec.classes)
         if self.tags.target != "class":
             return {}
         return {"accuracy": ((self.logits(batch).argmax(1) == batch["y"]).sum(), len(batch["y"]))}
@@ -115,14 +118,25 @@ class Method(L.LightningModule):
 
     def _evaluate(self, batch: Batch, part: str) -> None:
         for name, (total, count) in self.score(batch).items():
-            self.log(f"{part}/{name}", total / max(count, 1), batch_size=max(count, 1), on_epoch=True, sync_dist=True,
-                     prog_bar=True)
+            self.log(f"{part}/{name}", total / max(count, 1), batch_size=count, on_epoch=True, sync_dist=True,
+                     prog_bar=self.tags.target != "mask")
+
+    def on_validation_epoch_end(self) -> None:
+        self._mean_iou("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._mean_iou("test")
+
+    def _mean_iou(self, part: str) -> None:
+        each = [v for name, v in self.trainer.callback_metrics.items() if name.startswith(f"{part}/iou_")]
+        if each:
+            self.log(f"{part}/miou", torch.stack(each).nanmean(), sync_dist=True, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         groups, total = self.groups(), int(self.trainer.estimated_stepping_batches)
-        schedules: list[Schedule] = [group.pop("schedule", self.schedule) for group in groups]
+        schedules = [group.pop("schedule", self.schedule) for group in groups]
         optimizer = self.make_optimizer(groups)
-        factors: list[Callable[[int], float]] = [partial(schedule, total=total) for schedule in schedules]
+        factors: list[Any] = [lambda step, schedule=schedule: schedule(step, total) for schedule in schedules]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

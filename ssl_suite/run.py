@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import hydra
 import lightning as L
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -74,12 +76,14 @@ def build_data(cfg: dict[str, Any], tags: Tags | None) -> Any:
         data.prepare_data()
         data.setup("fit")
     by_class = tags is not None and (tags.target == "class" or (tags.batch == "labeled" and tags.target is None))
-    if by_class and not data.spec.num_classes:
+    if by_class and (data.spec.masks or not data.spec.num_classes):
         raise ConfigError("this method needs class labels, but the data have none")
     if tags is not None and tags.target == "text" and not data.spec.vocabulary:
         raise ConfigError("this method needs transcripts, but the data have none")
     if tags is not None and tags.target == "action" and not data.spec.actions:
         raise ConfigError("this method needs actions, but the data have none; take data=point_reach")
+    if tags is not None and tags.target == "mask" and not data.spec.masks:
+        raise ConfigError("this method needs masks, but the data have none; take data=segmentation_arrays or segmentation_folder")
     return data
 
 
@@ -125,7 +129,7 @@ def build_method(cfg: dict[str, Any], backbone: nn.Module, views: nn.Module, spe
     offers, names = {"vocabulary": spec.vocabulary, "spec": spec}, inspect.signature(target).parameters
     given = {name: value for name, value in offers.items() if name in names and name not in cfg["model"]}
     kind = target.tags.backbone
-    needs = "token_lengths" if target.tags.target == "text" else {"tokens": "patches", "waveform": "contextualise"}.get(kind)
+    needs = "token_lengths" if target.tags.target == "text" else {"tokens": "patches", "maps": "maps", "waveform": "contextualise"}.get(kind)
     if needs and not hasattr(backbone, needs):
         raise ConfigError(f"{target.__name__} needs a backbone of the kind '{kind}', and {type(backbone).__name__} is none; "
                           "leave backbone unset to take the data's own choice")
@@ -278,6 +282,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     trainer = build_trainer(config, folder, data.spec)
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        np.savez_compressed(folder / "split.npz", **data.split())
         announce(config, method, data, trainer, folder)
         if mapped:
             Console(soft_wrap=True).print(f"init_from: {mapped}")
@@ -292,7 +297,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         return None
     save_backbone(folder / "backbone.safetensors", method.encoder, data.spec, chosen)
     scores, references = judge_all(config, method, data, chosen, reference)
-    scores = {**{name.removeprefix("test/"): value for name, value in results[0].items()}, **scores} or {"loss": loss}
+    own = {name.removeprefix("test/"): value for name, value in results[0].items() if not math.isnan(value)}  # no IoU of a class that is nowhere
+    scores = {**own, **scores} or {"loss": loss}
     samples = (trainer.global_step - state.first_step) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
     summary: Summary = {
         "method": name_of(config, "model"), "data": name_of(config, "data"), "modality": data.modality,
@@ -375,7 +381,7 @@ def next_commands(tags: Tags, folder: Path, data: str) -> list[str]:
     """What a user may want to type after a run."""
     if tags.target == "class":
         return [f"python adapt.py model=tent checkpoint={folder} data={data}", f"python scripts/export.py {folder}"]
-    if tags.target == "text":
+    if tags.target in ("text", "mask"):
         return [f"python scripts/evaluate.py {folder} --protocol test", f"python scripts/export.py {folder}"]
     if tags.target == "action":
         return [f"python scripts/export.py {folder}"]

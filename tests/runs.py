@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from ssl_suite.batch import Tags
 from ssl_suite.run import fit
 from tests.configs import composed
 
@@ -47,10 +48,29 @@ def series(folder: Path) -> Path:
     return folder / "series.npz"
 
 
+def masks(folder: Path) -> Path:
+    """36 coloured pictures of 16x16 pixels with masks of 3 classes, a border of which does not count."""
+    rng = np.random.default_rng(3)
+    y = np.kron(rng.integers(0, 3, (36, 4, 4)), np.ones((4, 4), int)).astype(np.uint8)
+    x = (rng.integers(0, 60, (36, 16, 16, 3)) + 80 * y[..., None]).astype(np.uint8)
+    y[:, 0] = 255
+    np.savez(folder / "masks.npz", images=x, masks=y, mask_names=np.array(["sky", "road", "car"]))
+    return folder / "masks.npz"
+
+
+def few_labels(tags: Tags) -> list[str]:
+    """Overrides that leave a method of labelled and unlabelled samples a few labels."""
+    if tags.batch != "semi":
+        return []
+    return ["data.labels=4"] if tags.target == "mask" else ["data.labels_per_class=2"]
+
+
 def tiny_data(modality: str, folder: Path, target: str | None = None) -> list[str]:
     """Overrides that choose the embedded digits, a tiny file of another modality, or data with what is to be predicted."""
     if target == "action":
         return ["data=point_reach", "data.states=48", "data.test_states=16"]
+    if target == "mask":
+        return ["data=segmentation_arrays", f"data.path={masks(folder)}"]
     if modality == "images":
         return ["data=digits", "data.test_fraction=0.1"]
     if modality == "series":

@@ -8,8 +8,9 @@ All follow one protocol, whatever the modality:
 ``token_lengths(length)``      valid tokens of each row, (B,)
 
 ``length`` (B,) says how many time steps of each row exist; None where nothing is padded. Patch transformers add
-``patches``, ``embed``, ``encode``, ``frontend``, ``patch_valid``, ``patch_dim``, ``grid`` and ``num_prefix_tokens``; convolutional
-nets add ``stages`` and ``pool`` (see `Staged`), so that test-time training can fork them anywhere.
+``patches``, ``embed``, ``positions``, ``encode``, ``layers``, ``pooled``, ``frontend``, ``patch_valid``, ``patch_dim``, ``grid``
+and ``num_prefix_tokens``; convolutional nets add ``stages`` and ``pool`` (see `Staged`), so that test-time training can
+fork them anywhere.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ssl_suite.backbones import Stage, Staged
 from ssl_suite.batch import Spec
-from ssl_suite.nn.transformer import attention_mask
+from ssl_suite.nn.transformer import attention_mask, mean_pool
 
 Norm = Literal["batch", "group"]
 
@@ -114,15 +114,20 @@ class ViT(nn.Module):
         self.grid_of(*x.shape[2:])
         return F.unfold(x, self.patch_size, stride=self.patch_size).transpose(1, 2)
 
-    def embed(self, x: Tensor, length: Tensor | None = None) -> Tensor:
-        """Patch embedding plus position, (B, N, D), without the class token."""
+    def positions(self, x: Tensor) -> Tensor:
+        """Positions of the patches of pictures of this size, (1, N, D)."""
         grid = self.grid_of(*x.shape[2:])
         position = self.net.pos_embed
         prefix = 0 if self.net.no_embed_class else self.num_prefix_tokens
         if grid != self.grid:
             position = resample_abs_pos_embed(position, new_size=list(grid), old_size=list(self.grid),
                                               num_prefix_tokens=prefix)
-        return self.net.patch_embed(x).flatten(1, 2) + position[:, prefix:]
+        return position[:, prefix:]
+
+    def embed(self, x: Tensor, length: Tensor | None = None) -> Tensor:
+        """Patch embedding plus position, (B, N, D), without the class token."""
+        positions = self.positions(x)
+        return self.net.patch_embed(x).flatten(1, 2) + positions
 
     def prefix_tokens(self) -> Tensor | None:
         """Class token and registers with their positions, (1, prefix, D); None where the net has neither."""
@@ -132,16 +137,32 @@ class ViT(nn.Module):
         prefix = torch.cat(parts, dim=1)
         return prefix if self.net.no_embed_class else prefix + self.net.pos_embed[:, :self.num_prefix_tokens]
 
-    def encode(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Class token, blocks and final norm over tokens (B, M, D), all or the visible ones, as (B, prefix + M, D)."""
+    def enter(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the first block takes: tokens (B, prefix + M, D) and their attention mask."""
         prefix = self.prefix_tokens()
         if prefix is not None:
             tokens = torch.cat([prefix.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
             valid = None if valid is None else F.pad(valid, (self.num_prefix_tokens, 0), value=True)
-        tokens, mask = self.net.norm_pre(self.net.pos_drop(tokens)), attention_mask(valid)
+        return self.net.norm_pre(self.net.pos_drop(tokens)), attention_mask(valid)
+
+    def encode(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Class token, blocks and final norm over tokens (B, M, D), all or the visible ones, as (B, prefix + M, D)."""
+        tokens, mask = self.enter(tokens, valid)
         for block in self.net.blocks:
             tokens = block(tokens, attn_mask=mask)
         return self.net.norm(tokens)
+
+    def layers(self, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """What each block makes of tokens (B, M, D), without the class token, each (B, M, D)."""
+        tokens, mask = self.enter(tokens, valid)
+        outputs = [tokens]
+        for block in self.net.blocks:
+            outputs.append(block(outputs[-1], attn_mask=mask))
+        return [output[:, self.num_prefix_tokens:] for output in outputs[1:]]
+
+    def pooled(self, encoded: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Representation (B, D) from what `encode` gave, (B, prefix + M, D), of whose M tokens those ``valid`` exist."""
+        return encoded[:, 0] if self.pool == "class" else mean_pool(encoded[:, self.num_prefix_tokens:], valid)
 
     def patch_valid(self, x: Tensor, length: Tensor | None) -> Tensor | None:
         """None: all patches of a picture exist."""
@@ -157,8 +178,7 @@ class ViT(nn.Module):
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Pooled representation, (B, D)."""
-        tokens = self.encode(self.embed(x))
-        return tokens[:, 0] if self.pool == "class" else tokens[:, self.num_prefix_tokens:].mean(dim=1)
+        return self.pooled(self.encode(self.embed(x)))
 
 
 class StagedPictures(Staged):

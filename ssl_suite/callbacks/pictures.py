@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssl_suite.batch import Batch, Spec
 from ssl_suite.evaluation import labelled_features
+from ssl_suite.functional.segmentation import VOID
 from ssl_suite.method import Method
 from ssl_suite.nn.sharding import is_sharded
 
@@ -87,6 +88,8 @@ class Pictures(L.Callback):
         with torch.no_grad():
             if hasattr(method, "reconstruct"):
                 self.reconstructions(method, batch, data.spec)
+            if method.tags.target == "mask":
+                self.segments(method, batch, data.spec)
             if len(method.tags.views) > 1 or method.tags.joint_embedding:
                 self.view_table(method, batch, data.spec)
             if data.parts["train"][0].targets is not None and "test" in data.parts:
@@ -120,6 +123,25 @@ class Pictures(L.Callback):
                 axes[r, c].set_axis_off()
         figure.tight_layout()
         figure.savefig(path, dpi=120)
+        plt.close(figure)
+
+    def segments(self, method: Method, batch: Batch, spec: Spec) -> None:
+        """``segmentation.png``: input, true mask and prediction, a colour for each class and none where no class counts."""
+        x, predicted = method.views(batch, "clean")[0].cpu(), method.logits(batch).argmax(1).cpu()
+        figure, axes = plt.subplots(len(x), 3, figsize=(4.5, 1.4 * len(x) + 0.8), squeeze=False)
+        colours = plt.get_cmap("tab10" if spec.num_classes <= 10 else "tab20", spec.num_classes)
+        for row, picture, *masks in zip(axes, x, batch["y"].cpu(), predicted, strict=True):
+            show(row[0], picture, spec)
+            for axis, mask in zip(row[1:], masks, strict=True):
+                axis.imshow(np.ma.masked_equal(mask.numpy(), VOID), cmap=colours, vmin=-0.5, vmax=spec.num_classes - 0.5,
+                            interpolation="nearest")
+                axis.set_axis_off()
+        for axis, title in zip(axes[0], ("input", "truth", "prediction"), strict=True):
+            axis.set_title(title, fontsize=9)
+        patches = [plt.Rectangle((0, 0), 1, 1, color=colours(c)) for c in range(spec.num_classes)]
+        figure.legend(patches, spec.classes, loc="lower center", ncols=4, fontsize=7, frameon=False)
+        figure.tight_layout(rect=(0, 0.12 if spec.num_classes > 4 else 0.05, 1, 1))
+        figure.savefig(self.folder / "segmentation.png", dpi=120)
         plt.close(figure)
 
     def view_table(self, method: Method, batch: Batch, spec: Spec) -> None:

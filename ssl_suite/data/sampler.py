@@ -84,6 +84,28 @@ class EpochSampler(ShuffledSampler):
             yield [(epoch * rounds + place // len(self.indices), int(order[place])) for place in places]
 
 
+class MixedSampler(ShuffledSampler):
+    """Batches put together from several samplers, each of which gives its own part of every batch.
+
+    Args:
+        parts: samplers with the same number of batches.
+
+    Raises:
+        ValueError: the numbers of batches differ.
+    """
+
+    def __init__(self, parts: Sequence[EpochSampler]) -> None:
+        if len({len(part) for part in parts}) != 1:
+            raise ValueError(f"the parts of a batch must have the same number of batches, got {[len(part) for part in parts]}")
+        self.parts, self.num_batches = parts, parts[0].num_batches
+
+    def __iter__(self) -> Iterator[Pairs]:
+        for part in self.parts:
+            part.position = self.position
+        for pieces in zip(*self.parts, strict=True):
+            yield [pair for piece in pieces for pair in piece]
+
+
 class SequentialSampler(Sampler[Pairs]):
     """Batches in order, every sample once, dealt to the processes without padding.
 
@@ -123,11 +145,13 @@ class BucketSampler(ShuffledSampler):
         world: number of processes.
 
     Raises:
-        ValueError: one sample alone is longer than ``frames``.
+        ValueError: all samples are equally long, or one alone is longer than ``frames``.
     """
 
-    def __init__(self, indices: Sequence[int] | np.ndarray, lengths: np.ndarray, frames: int, seed: int = 0, group: int = 256,
-                 rank: int = 0, world: int = 1) -> None:
+    def __init__(self, indices: Sequence[int] | np.ndarray, lengths: np.ndarray | None, frames: int, seed: int = 0,
+                 group: int = 256, rank: int = 0, world: int = 1) -> None:
+        if lengths is None:
+            raise ValueError("data.frames needs samples of unequal length; set data.frames=null and use data.batch_size")
         self.indices, self.lengths = np.asarray(indices), np.asarray(lengths)
         longest = int(self.lengths[self.indices].max(initial=0))
         if longest > frames:

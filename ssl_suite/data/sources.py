@@ -98,7 +98,7 @@ class Indexed(Dataset[Batch]):
 
     Args:
         source: where the samples come from.
-        targets: labels to give instead of the source's own (noisy labels, say).
+        targets: labels to give instead of the source's own (noisy labels, say): classes (N,), or soft targets (N, K).
         labeled: False drops ``y``, so that nothing downstream can see a label by accident.
     """
 
@@ -119,7 +119,8 @@ class Indexed(Dataset[Batch]):
             batch.pop("y", None)
             batch.pop("y_length", None)
         elif self.targets is not None:
-            batch["y"] = torch.from_numpy(self.targets[indices].astype(np.int64))
+            y = self.targets[indices]
+            batch["y"] = torch.from_numpy(y.astype(np.int64 if y.ndim == 1 else np.float32))
         return batch
 
 

@@ -22,7 +22,15 @@ def gather(x: Tensor) -> Tensor:
     """Rows of all processes, (W * B, ...), in rank order, with gradient to every process's rows."""
     if world_size() == 1:
         return x
-    return torch.cat(torch.distributed.nn.functional.all_gather(x))
+    rows = torch.cat(torch.distributed.nn.functional.all_gather(x))
+    if rows.requires_grad:
+        rows.register_hook(lambda grad: grad.contiguous())  # all_gather's backward misreads a transposed gradient
+    return rows
+
+
+def first_row(x: Tensor) -> Tensor:
+    """Row 0 of the first process, (1, ...), in every process: one draw for a whole batch."""
+    return gather(x)[:1]
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

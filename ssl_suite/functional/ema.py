@@ -34,3 +34,11 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 def cosine_momentum(base: float, step: int, total: int) -> float:
     """Momentum that rises from ``base`` to 1 along half a cosine (BYOL, arXiv 2006.07733, section 3.2)."""
     return 1.0 - (1.0 - base) * (math.cos(math.pi * min(step, total) / max(total, 1)) + 1.0) / 2.0
+
+
+def ramp(first: float, last: float, done: float) -> float:
+    """A number on its way from ``first`` to ``last`` in a line; ``done`` is the share of the way, 1 and above its end.
+
+    The momentum of I-JEPA and data2vec and the teacher's temperature of DINO rise like that.
+    """
+    return first + (last - first) * min(done, 1.0)

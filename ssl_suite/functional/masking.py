@@ -57,3 +57,18 @@ def mask_from_order(order: Tensor, visible: int) -> Tensor:
     """Mask (B, N) bool that hides all but the first ``visible`` tokens of an order (B, N)."""
     mask = torch.ones_like(order, dtype=torch.bool)
     return mask.scatter(1, order[:, :visible], False)
+
+
+def shown_tokens(valid: Tensor, ratio: float, count: int) -> Tensor:
+    """Which of the first ``count`` tokens of an order are shown of rows that have tokens of their own to count.
+
+    Args:
+        valid: tokens that exist, (B, N) bool.
+        ratio: share of a row's tokens to hide, in [0, 1).
+        count: tokens that the longest row shows, M.
+
+    Returns:
+        (B, M) bool; at least one of each row is True.
+    """
+    shown = (valid.sum(1) * (1.0 - ratio)).long().clamp(1, count)
+    return torch.arange(count, device=valid.device) < shown[:, None]

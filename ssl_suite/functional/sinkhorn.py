@@ -31,3 +31,24 @@ def sinkhorn(scores: Tensor, temperature: float = 0.05, iterations: int = 3) -> 
         log_codes = log_codes - gather(log_codes.logsumexp(0, keepdim=True)).logsumexp(0)
         log_codes = log_codes - log_codes.logsumexp(1, keepdim=True)
     return log_codes.exp()
+
+
+@full_precision
+@torch.no_grad()
+def masked_sinkhorn(scores: Tensor, counts: Tensor, temperature: float = 0.05, iterations: int = 3) -> Tensor:
+    """`sinkhorn` over those samples that count; the others get codes and have no say in the balance.
+
+    Args:
+        scores: similarity of each sample to each prototype, (B, K).
+        counts: samples that count, (B,) bool; where none does, codes are finite and mean nothing.
+        temperature: as for `sinkhorn`.
+        iterations: as for `sinkhorn`.
+
+    Returns:
+        Codes (B, K) float32 without gradient; rows sum to 1.
+    """
+    log_codes, silent = scores.float() / temperature, -1e4 * (~counts).float().unsqueeze(1)
+    for _ in range(iterations):
+        log_codes = log_codes - gather((log_codes + silent).logsumexp(0, keepdim=True)).logsumexp(0)
+        log_codes = log_codes - log_codes.logsumexp(1, keepdim=True)
+    return log_codes.exp()

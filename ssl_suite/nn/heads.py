@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_suite.functional.prototypes import similarity
+from ssl_suite.nn.transformer import init_transformer
 
 
 def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool = True,
@@ -34,3 +38,45 @@ def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 2, norm: bool =
         modules += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
     modules.append(nn.Linear(widths[-1], outputs, bias=not last_norm))
     return nn.Sequential(*modules, *([nn.BatchNorm1d(outputs, affine=False)] if last_norm else []))
+
+
+class PrototypeHead(nn.Module):
+    """The head of DINO and its kin (arXiv 2104.14294, appendix C): a perceptron, then cosines with prototypes.
+
+    Prototypes get unit length inside the forward pass, which is what weight normalisation with a fixed length of 1 does; but
+    unlike a weight-normalised layer, the head can be copied for a teacher and sharded.
+
+    Args:
+        inputs: width of the input.
+        hidden: width of the two hidden layers.
+        bottleneck: width in which embeddings and prototypes are compared.
+        prototypes: number of prototypes K.
+    """
+
+    def __init__(self, inputs: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
+                                  nn.Linear(hidden, bottleneck))
+        self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
+        self.apply(init_transformer)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Cosines (..., K) float32 of representations (..., D)."""
+        return similarity(self.body(h), self.prototypes.weight)
+
+
+class PixelHead(nn.Conv2d):
+    """A linear classifier of every place of a map; its logits are enlarged bilinearly to the picture.
+
+    Args:
+        inputs: width of the maps.
+        outputs: number of classes K.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, maps: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Logits (B, K, H, W) from maps (B, D, h, w) of pictures x (B, C, H, W)."""
+        logits = super().forward(maps)
+        return logits if maps.shape[2:] == x.shape[2:] else F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ssl_suite.functional.distributed import gather
 
 EMPTY = -1
+NEVER = -1e9
+"""Logit of what must not be chosen; finite, so that 0 times it is 0."""
 
 
 class SampleMemory(nn.Module):
@@ -103,6 +105,64 @@ class Queue(nn.Module):
         slots = (self.position + torch.arange(len(new), device=new.device)) % size
         self.rows = self.rows.index_copy(0, slots[-size:], new[-size:].to(self.rows.dtype))
         self.position = (self.position + len(new)) % size
+
+
+class LabeledBank(nn.Module):
+    """One embedding for each labelled sample that was seen, found again by its index.
+
+    Args:
+        size: samples there is room for; those that come later are left out.
+        width: numbers D in an embedding.
+
+    Attributes:
+        features: embeddings of unit length, (size + 1, D); the last row is the place of what is left out.
+        labels: classes, (size + 1,); -1 for an empty place.
+
+    Raises:
+        ValueError: a size below one.
+    """
+
+    features: Tensor
+    labels: Tensor
+    index: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"model.bank_size must be at least 1, got {size}; give the number of labelled samples or more")
+        self.register_buffer("features", torch.zeros(size + 1, width))
+        self.register_buffer("labels", torch.full((size + 1,), EMPTY))
+        self.register_buffer("index", torch.full((size + 1,), EMPTY))
+        self.register_buffer("count", torch.tensor(0))
+
+    @torch.no_grad()
+    def update(self, index: Tensor, features: Tensor, labels: Tensor) -> None:
+        """Put new embeddings, of this process and of all others, in place of the old; of two of a sample, their mean.
+
+        Args:
+            index: positions of the samples in the data set, (N,).
+            features: embeddings of unit length, (N, D).
+            labels: classes, (N,).
+        """
+        index, features, labels = (gather(rows) for rows in (index, features, labels))
+        known = self.index == index[:, None]
+        first = (index == index[:, None]).int().argmax(1)
+        fresh = ~known.any(1) & (first == torch.arange(len(index), device=index.device))
+        last = len(self.index) - 1
+        place = (self.count + fresh.cumsum(0) - 1).clamp(max=last)[first]
+        place = torch.where(known.any(1), known.int().argmax(1), place)
+        total = torch.zeros_like(self.features).index_add_(0, place, features.to(self.features.dtype))
+        touched = torch.zeros_like(self.labels, dtype=torch.bool).index_fill_(0, place, True)
+        self.features.copy_(torch.where(touched[:, None], F.normalize(total, dim=1), self.features))
+        for bank, new in ((self.index, index), (self.labels, labels)):
+            bank[place] = new
+            bank[last:] = EMPTY
+        self.count.add_(fresh.sum()).clamp_(max=last)
+
+    def similarities(self, features: Tensor, temperature: float) -> Tensor:
+        """Cosines with rows (N, D) of unit length over the temperature, (N, size + 1); far below all at empty places."""
+        return (features @ self.features.T / temperature).float().masked_fill(self.labels == EMPTY, NEVER)
 
 
 def put(bank: Tensor, slot: Tensor, accepted: Tensor, new: Tensor) -> None:

@@ -1,8 +1,10 @@
-"""Normalisation layers at test time: which parameters to adapt, and which statistics to normalise by."""
+"""Normalisation layers: which parameters to adapt at test time, and which statistics to normalise by."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import timm.layers
@@ -181,3 +183,16 @@ def set_statistics(model: nn.Module, kind: Statistics) -> None:
         if isinstance(m, _BatchNorm) and m.running_mean is not None:
             # In training mode and without tracking, torch and timm normalise by the batch and touch no buffer.
             m.training, m.track_running_stats = kind == "batch", kind != "batch"
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """BatchNorm normalises by the batch as usual and leaves its running statistics alone."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -51,6 +51,11 @@ def sincos_2d(rows: int, cols: int, dim: int, device: torch.device | None = None
     return torch.cat([col, row], dim=2).flatten(0, 1)
 
 
+def grid_positions(grid: tuple[int, ...], n: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Fixed sinusoidal positions (N, dim) of a picture's ``grid`` (rows, columns), or of a sequence of ``n`` tokens."""
+    return sincos_2d(*grid, dim, device) if len(grid) == 2 else sincos_1d(n, dim, device)
+
+
 def valid_steps(length: Tensor | None, n: int) -> Tensor | None:
     """Steps that exist, (B, n) bool, from the number of valid steps of each row (B,); None where nothing is padded."""
     return None if length is None else torch.arange(n, device=length.device) < length[:, None]
@@ -108,6 +113,13 @@ class Transformer(nn.Module):
             tokens = block(tokens, attn_mask=mask)
         return self.norm(tokens)
 
+    def layers(self, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """What each block makes of tokens (B, N, D), each (B, N, D)."""
+        outputs, mask = [tokens], attention_mask(valid)
+        for block in self.blocks:
+            outputs.append(block(outputs[-1], attn_mask=mask))
+        return outputs[1:]
+
 
 class PatchTransformer(nn.Module):
     """A transformer over patches along time; subclasses say what a patch is by `patches` and `count`.
@@ -152,8 +164,11 @@ class PatchTransformer(nn.Module):
 
     def embed(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Patch embedding plus position, (B, N, D)."""
-        tokens = self.project(self.patches(x, length))
-        return tokens + sincos_1d(tokens.shape[1], tokens.shape[2], tokens.device)
+        return self.project(self.patches(x, length)) + self.positions(x)
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Positions of the patches of samples of this length, (N, D)."""
+        return sincos_1d(self.count(x.shape[-1]), self.num_features, x.device)
 
     def patch_valid(self, x: Tensor, length: Tensor | None) -> Tensor | None:
         """Patches that exist, (B, N) bool; None where nothing is padded."""
@@ -163,10 +178,18 @@ class PatchTransformer(nn.Module):
         """Blocks and final norm over tokens (B, M, D), all of them or the visible ones, as (B, M, D)."""
         return self.transformer(tokens, valid)
 
+    def layers(self, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """What each block makes of tokens (B, M, D), each (B, M, D)."""
+        return self.transformer.layers(tokens, valid)
+
+    def pooled(self, encoded: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Representation (B, D) from what `encode` gave, (B, M, D), of whose tokens those ``valid`` exist."""
+        return mean_pool(encoded, valid)
+
     def tokens(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """One vector per patch, (B, N, D); meaningless where `patch_valid` is False."""
         return self.encode(self.embed(x, length), self.patch_valid(x, length))
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Mean of the tokens that exist, (B, D)."""
-        return mean_pool(self.tokens(x, length), self.patch_valid(x, length))
+        return self.pooled(self.tokens(x, length), self.patch_valid(x, length))

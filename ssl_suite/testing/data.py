@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ssl_suite.batch import Spec
+from ssl_suite.functional.segmentation import VOID
 
 
 def check_datamodule(data: Any, semi: bool = True) -> None:
@@ -38,10 +39,12 @@ def check_datamodule(data: Any, semi: bool = True) -> None:
     later = torch.cat([b["index"] for b in data.train_dataloader()])
     assert torch.equal(later, epochs[0][len(epochs[0]) - len(later):]), "seek(1) does not start at the second batch"
     data.seek(0)
-    if data.parts["train"][0].targets is not None:
+    if data.parts["train"][0].targets is not None or spec.masks:
         data.form = "labeled"
         labeled = next(iter(data.train_dataloader()))
-        assert int(labeled["y"].max()) < max(spec.num_classes, len(spec.vocabulary)), "a label lies outside the classes"
+        y = labeled["y"][labeled["y"] != VOID] if spec.masks else labeled["y"]
+        assert int(y.max()) < max(spec.num_classes, len(spec.vocabulary)), "a label lies outside the classes"
+        assert not spec.masks or labeled["y"].shape == (len(labeled["x"]), *spec.shape[1:]), "a mask does not fit its picture"
         if semi:
             data.form = "semi"
             both = next(iter(data.train_dataloader()))[0]

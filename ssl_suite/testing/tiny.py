@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Batch, Modality, Spec
 from ssl_suite.functional.random import Draw
+from ssl_suite.functional.segmentation import VOID
 from ssl_suite.views import Views
 
 SHAPES: dict[str, tuple[int, ...]] = {"images": (1, 8, 8), "speech": (1600,), "series": (2, 32)}
@@ -22,10 +23,10 @@ def tiny_spec(modality: Modality, odd: bool = False, target: str | None = "class
     """A description of tiny samples; ``odd`` gives non-square pictures and odd lengths."""
     shape = (ODD_SHAPES if odd else SHAPES)[modality]
     channels = 1 if modality == "speech" else shape[0]
-    return Spec(modality, shape, CLASSES if target in ("class", None) else (), LETTERS if target == "text" else (),
+    return Spec(modality, shape, CLASSES if target in ("class", "mask", None) else (), LETTERS if target == "text" else (),
                 rate=1600 if modality == "speech" else 0, mean=(0.5,) * channels if modality == "images" else (0.0,) * channels,
                 std=(0.25,) * channels if modality == "images" else (1.0,) * channels, num_samples=NUM_SAMPLES,
-                actions=2 if target == "action" else 0)
+                actions=2 if target == "action" else 0, masks=target == "mask")
 
 
 def tiny_batch(spec: Spec, size: int = 8, start: int = 0, labels: bool = True, seed: int = 0) -> Batch:
@@ -43,7 +44,8 @@ def tiny_batch(spec: Spec, size: int = 8, start: int = 0, labels: bool = True, s
     kind = index % 3
     x = torch.randn(size, *spec.shape, generator=generator) * 0.3
     ramp = torch.linspace(0, 6.28, spec.shape[-1])
-    x = x + torch.sin(ramp * (1 + kind).view(-1, *(1,) * len(spec.shape)))
+    wave = torch.sin(ramp * (1 + kind).view(-1, *(1,) * len(spec.shape)))
+    x = x + wave
     batch: Batch = {"index": index, "epoch": torch.zeros(size, dtype=torch.long)}
     if spec.modality == "images":
         batch["x"] = (x * 50 + 128).clamp(0, 255).to(torch.uint8)
@@ -55,6 +57,9 @@ def tiny_batch(spec: Spec, size: int = 8, start: int = 0, labels: bool = True, s
     if labels and spec.actions:
         batch["action"] = torch.stack([kind - 1.0, 1.0 - kind], dim=1) / 2
         batch["next"], batch["y"] = batch["x"].roll(1, -1), batch["action"] * 0.8
+    elif labels and spec.masks:
+        batch["y"] = ((wave > 0.5).long() + 2 * (wave < -0.5).long()).expand_as(x)[:, 0].to(torch.uint8)
+        batch["y"][:, 0, 0] = VOID
     elif labels and spec.vocabulary:
         batch["y"] = torch.stack([kind, 2 - kind], dim=1)
         batch["y_length"] = torch.full((size,), 2)
@@ -69,19 +74,24 @@ class Noise:
     def __call__(self, x: Tensor, draw: Draw, length: Tensor | None) -> Tensor:
         return x + 0.1 * draw.normal(*x.shape[1:])
 
+    def mask(self, y: Tensor, draw: Draw) -> Tensor:
+        return y
+
 
 def tiny_views(spec: Spec) -> Views:
     """Views whose every kind adds a little noise."""
     return Views({kind: [Noise()] for kind in ("weak", "strong", "crop", "local")}).standardise(spec)
 
 
-def tiny_backbone(kind: Literal["features", "tokens", "waveform"], spec: Spec) -> nn.Module:
+def tiny_backbone(kind: Literal["features", "tokens", "maps", "waveform"], spec: Spec) -> nn.Module:
     """The smallest backbone of a kind for samples of a spec."""
-    from ssl_suite.backbones import images, series, speech
+    from ssl_suite.backbones import images, segmentation, series, speech
 
     if kind == "waveform":
         return speech.Wav2Vec2(spec, width=32, depth=1, heads=2, conv_channels=16, conv_layers=((10, 5), (3, 2), (3, 2)),
                                position_kernel=8, position_groups=2, dropout=0.0, layerdrop=0.0)
+    if kind == "maps":
+        return segmentation.UNet(spec, width=8, depth=2)
     if spec.modality == "images":
         if kind == "tokens":
             return images.ViT(spec, patch_size=4 if spec.shape[1] % 4 == 0 else 1, width=32, depth=2, heads=2)

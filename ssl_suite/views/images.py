@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from ssl_suite.functional.precision import full_precision
 from ssl_suite.functional.random import Draw
+from ssl_suite.functional.segmentation import IGNORE
 
 Border = Literal["reflect", "symmetric", "edge"]
 
@@ -92,6 +93,12 @@ def crop_matrix(start: Tensor, extent: Tensor, size: int, out: int) -> Tensor:
     return weight / weight.sum(dim=2, keepdim=True)
 
 
+def nearest(start: Tensor, extent: Tensor, out: int) -> Tensor:
+    """The pixel nearest to each of the ``out`` places of the window [start, start + extent), (B, out) int64."""
+    place = torch.arange(out, device=start.device) + 0.5
+    return (start[:, None] + place * (extent / out)[:, None]).long()
+
+
 @full_precision
 def filter_matrix(kernel: Tensor, size: int, border: Border = "reflect") -> Tensor:
     """Matrices (B, size, size) that correlate ``size`` pixels with an odd kernel per sample, (B, K)."""
@@ -113,6 +120,13 @@ def blur(x: Tensor, sigma: Tensor, radius: int, border: Border = "reflect") -> T
     return separable(x, filter_matrix(kernel, x.shape[2], border), filter_matrix(kernel, x.shape[3], border))
 
 
+def affine_grid(linear: Tensor, offset: Tensor, h: int, w: int) -> Tensor:
+    """Where each pixel of the result comes from, (B, h, w, 2), as `grid_sample` counts; see `warp`."""
+    row_x = torch.stack([linear[:, 0, 0], linear[:, 0, 1] * (h / w), offset[:, 0] * (2.0 / w)], dim=1)
+    row_y = torch.stack([linear[:, 1, 0] * (w / h), linear[:, 1, 1], offset[:, 1] * (2.0 / h)], dim=1)
+    return F.affine_grid(torch.stack([row_x, row_y], dim=1), [len(linear), 1, h, w], align_corners=False)
+
+
 @full_precision
 def warp(x: Tensor, linear: Tensor, offset: Tensor, padding: str = "zeros") -> Tensor:
     """Sample every picture under an affine map, bilinearly.
@@ -126,11 +140,15 @@ def warp(x: Tensor, linear: Tensor, offset: Tensor, padding: str = "zeros") -> T
     Returns:
         Pictures, (B, C, H, W).
     """
-    h, w = x.shape[2:]
-    row_x = torch.stack([linear[:, 0, 0], linear[:, 0, 1] * (h / w), offset[:, 0] * (2.0 / w)], dim=1)
-    row_y = torch.stack([linear[:, 1, 0] * (w / h), linear[:, 1, 1], offset[:, 1] * (2.0 / h)], dim=1)
-    grid = F.affine_grid(torch.stack([row_x, row_y], dim=1), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    return F.grid_sample(x, affine_grid(linear, offset, *x.shape[2:]), mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+@full_precision
+def warp_mask(y: Tensor, linear: Tensor, offset: Tensor, padding: str = "zeros") -> Tensor:
+    """What `warp` does to pictures, done to targets (B, H, W) int64: the nearest pixel, and `IGNORE` for the zeros outside."""
+    grid = affine_grid(linear, offset, *y.shape[1:])
+    values = F.grid_sample((y - IGNORE).float()[:, None], grid, mode="nearest", padding_mode=padding, align_corners=False)
+    return values[:, 0].long() + IGNORE
 
 
 def matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -163,6 +181,14 @@ def mix_in(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     return torch.lerp(other, x, column(factor)).clamp_(0.0, 1.0)
 
 
+class InPlace:
+    """An operation that leaves every pixel where it is, and so leaves masks alone."""
+
+    def mask(self, y: Tensor, draw: Draw) -> Tensor:
+        """Targets (B, H, W), unchanged."""
+        return y
+
+
 class Affine:
     """Rotation, translation, scaling, shear and mirroring in one bilinear sampling.
 
@@ -184,7 +210,8 @@ class Affine:
         self.flip = flip
         self.padding = padding
 
-    def __call__(self, x: Tensor, draw: Draw, length: Tensor | None = None) -> Tensor:
+    def place(self, draw: Draw, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Map and move of each sample, (B, 2, 2) and (B, 2), as `warp` takes them."""
         angle = draw.uniform(low=-self.rotation, high=self.rotation)
         zoom = 1.0 / draw.uniform(low=self.scale[0], high=self.scale[1])
         shear = draw.uniform(low=-self.shear, high=self.shear).tan()
@@ -192,7 +219,14 @@ class Affine:
         move = draw.uniform(2, low=-self.translate, high=self.translate)
         cos, sin = angle.cos() * zoom, angle.sin() * zoom
         linear = matrix(mirror * cos, mirror * (cos * shear - sin), sin, sin * shear + cos)
-        return warp(x, linear, torch.stack([move[:, 0] * x.shape[3], move[:, 1] * x.shape[2]], dim=1), self.padding)
+        return linear, torch.stack([move[:, 0] * w, move[:, 1] * h], dim=1)
+
+    def __call__(self, x: Tensor, draw: Draw, length: Tensor | None = None) -> Tensor:
+        return warp(x, *self.place(draw, *x.shape[2:]), self.padding)
+
+    def mask(self, y: Tensor, draw: Draw) -> Tensor:
+        """Targets (B, H, W), moved likewise."""
+        return warp_mask(y, *self.place(draw, *y.shape[1:]), self.padding)
 
 
 class RandomResizedCrop:
@@ -240,11 +274,25 @@ class RandomResizedCrop:
     def __call__(self, x: Tensor, draw: Draw, length: Tensor | None = None) -> Tensor:
         h, w = x.shape[2:]
         top, left, height, width = self.windows(draw, h, w)
-        out_h, out_w = (round(self.size * side) if isinstance(self.size, float) else self.size or side for side in (h, w))
+        out_h, out_w = self.sides(h, w)
         rows = crop_matrix(top, height, h, out_h)
         columns = crop_matrix(left, width, w, out_w)
         mirrored = draw.chance(self.flip)[:, None, None]
         return separable(x, rows, torch.where(mirrored, columns.flip(1), columns))
+
+    def mask(self, y: Tensor, draw: Draw) -> Tensor:
+        """Targets (B, H', W') of the same window: the nearest pixel."""
+        h, w = y.shape[1:]
+        top, left, height, width = self.windows(draw, h, w)
+        out_h, out_w = self.sides(h, w)
+        rows, columns = nearest(top, height, out_h), nearest(left, width, out_w)
+        columns = torch.where(draw.chance(self.flip)[:, None], columns.flip(1), columns)
+        return y[torch.arange(len(y), device=y.device)[:, None, None], rows[:, :, None], columns[:, None]]
+
+    def sides(self, h: int, w: int) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        out_h, out_w = (round(self.size * side) if isinstance(self.size, float) else self.size or side for side in (h, w))
+        return out_h, out_w
 
 
 class Shift:
@@ -265,6 +313,10 @@ class Shift:
         move = draw.integers(2 * reach + 1) - reach
         return fold(torch.arange(size, device=move.device) + move[:, None], size, "reflect")
 
+    def mask(self, y: Tensor, draw: Draw) -> Tensor:
+        """Targets (B, H, W), moved likewise."""
+        return self(y[:, None], draw)[:, 0]
+
     def __call__(self, x: Tensor, draw: Draw, length: Tensor | None = None) -> Tensor:
         rows, columns = self.source(draw, x.shape[2]), self.source(draw, x.shape[3])
         columns = torch.where(draw.chance(self.flip)[:, None], columns.flip(1), columns)
@@ -273,7 +325,7 @@ class Shift:
         return x[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-class ColorJitter:
+class ColorJitter(InPlace):
     """Brightness, contrast, saturation and hue by random amounts in random order, as in torchvision and SimCLR.
 
     Args:
@@ -328,7 +380,7 @@ class ColorJitter:
         return x
 
 
-class Greyscale:
+class Greyscale(InPlace):
     """Replace all channels by the luminance.
 
     Args:
@@ -342,7 +394,7 @@ class Greyscale:
         return torch.where(column(draw.chance(self.p)), grey(x), x)
 
 
-class GaussianBlur:
+class GaussianBlur(InPlace):
     """Gaussian blur, borders reflected, as in SimCLR.
 
     Args:
@@ -363,7 +415,7 @@ class GaussianBlur:
         return torch.where(column(draw.chance(self.p)), blur(x, sigma, self.radius), x)
 
 
-class Solarize:
+class Solarize(InPlace):
     """Invert the pixels at or above a threshold (BYOL).
 
     Args:
@@ -379,7 +431,7 @@ class Solarize:
         return torch.where(column(draw.chance(self.p)) & (x >= self.threshold), 1.0 - x, x)
 
 
-class Brightness:
+class Brightness(InPlace):
     """Multiply by a factor.
 
     Args:
@@ -395,7 +447,7 @@ class Brightness:
         return (x * column(draw.uniform(low=self.low, high=self.high))).clamp_(0.0, 1.0)
 
 
-class GaussianNoise:
+class GaussianNoise(InPlace):
     """Add white noise.
 
     Args:
@@ -423,18 +475,24 @@ class Cutout:
         self.p = p
         self.fill = fill
 
-    def __call__(self, x: Tensor, draw: Draw, length: Tensor | None = None) -> Tensor:
-        h, w = x.shape[2:]
+    def hidden(self, draw: Draw, h: int, w: int) -> Tensor:
+        """Where the square lies, (B, h, w) bool."""
         side = max(1, round(self.fraction * min(h, w)))
 
         def inside(size: int) -> Tensor:
             first = draw.integers(size)[:, None] - side // 2
-            pixel = torch.arange(size, device=x.device)
+            pixel = torch.arange(size, device=first.device)
             return (pixel >= first) & (pixel < first + side)
 
         rows, columns = inside(h), inside(w)
-        hidden = rows[:, None, :, None] & columns[:, None, None, :] & column(draw.chance(self.p))
-        return x.masked_fill(hidden, self.fill)
+        return rows[:, :, None] & columns[:, None, :] & draw.chance(self.p)[:, None, None]
+
+    def __call__(self, x: Tensor, draw: Draw, length: Tensor | None = None) -> Tensor:
+        return x.masked_fill(self.hidden(draw, *x.shape[2:])[:, None], self.fill)
+
+    def mask(self, y: Tensor, draw: Draw) -> Tensor:
+        """Targets (B, H, W), `IGNORE` under the square."""
+        return y.masked_fill(self.hidden(draw, *y.shape[1:]), IGNORE)
 
 
 def posterize(x: Tensor, bits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Batch, Spec
 from ssl_suite.functional.random import Draw, sample_keys
+from ssl_suite.functional.segmentation import to_target
 
 
 class Op(Protocol):
     """One operation of a view: float samples in, float samples out, of the same shape unless it crops to a size; one draw per row.
 
-    ``length`` holds the valid time steps of padded rows, or is None. An operation that needs neither ignores it.
+    ``length`` holds the valid time steps of padded rows, or is None. An operation that needs neither ignores it. One that can
+    serve pictures with masks also says, in ``mask(y, draw)``, what becomes of their targets (B, H, W) under the same draws.
     """
 
     def __call__(self, x: Tensor, draw: Draw, length: Tensor | None) -> Tensor: ...
@@ -83,16 +86,49 @@ class Views(nn.Module):
 
     def apply_kind(self, x: Tensor, kind: str, draw: Draw, length: Tensor | None = None) -> Tensor:
         """One kind applied to float samples with the draws given."""
-        if kind not in self.kinds:
-            raise KeyError(f"no view {kind!r} is defined for these data (there are {', '.join(self.kinds)}); "
-                           f"define data.views.kinds.{kind}")
-        for op in self.kinds[kind]:
+        for op in self.ops(kind):
             x = op(x, draw, length)
         x = (x - self.mean) / self.std
         if length is None:
             return x
         valid = torch.arange(x.shape[-1], device=x.device) < length.view(-1, *(1,) * (x.ndim - 1))
         return x * valid
+
+    def paired(self, batch: Batch, *kinds: str) -> tuple[Tensor, Tensor]:
+        """Kinds applied one after the other to pictures, and to their masks where they move or hide something.
+
+        Kind i draws as in a call of the views with the same names, so that ``paired(batch, "weak")`` and ``paired(batch, "weak",
+        "strong")`` show every sample in the same place.
+
+        Args:
+            batch: pictures ``x`` (B, C, H, W) with ``index``; masks ``y`` (B, H, W) uint8 where present.
+            kinds: names of kinds.
+
+        Returns:
+            Float pictures, and targets (B, H, W) int64: the class of each pixel, or 0 without masks, and `IGNORE` where the view
+            shows nothing of the picture.
+
+        Raises:
+            KeyError: a kind is not defined for this data set.
+            ValueError: an operation does not say what becomes of a mask.
+        """
+        x, mask = to_float(batch["x"]), batch.get("y")
+        y = x.new_zeros(len(x), *x.shape[2:], dtype=torch.int64) if mask is None else to_target(mask)
+        for i, kind in enumerate(kinds):
+            draw = self.draw(batch, i)
+            for op in self.ops(kind):
+                if not hasattr(op, "mask"):
+                    raise ValueError(f"the view {kind!r} holds {type(op).__name__}, which does not say what becomes of a mask; give "
+                                     f"it a method mask(y, draw), or take it out of data.views.kinds.{kind}")
+                y, x = op.mask(y, copy.copy(draw)), op(x, draw, None)
+        return (x - self.mean) / self.std, y
+
+    def ops(self, kind: str) -> list[Op]:
+        """Operations of a kind."""
+        if kind not in self.kinds:
+            raise KeyError(f"no view {kind!r} is defined for these data (there are {', '.join(self.kinds)}); "
+                           f"define data.views.kinds.{kind}")
+        return self.kinds[kind]
 
     def redraw(self, x: Tensor, kind: str, draw: Draw, length: Tensor | None = None) -> Tensor:
         """One kind applied to samples that are standardised already."""

@@ -7,12 +7,10 @@ import json
 import math
 import random
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
 from ssl_suite.config import ConfigError, locate, validate
@@ -22,23 +20,13 @@ from ssl_suite.methods.self_training.policies.adaptive import UNSEEN
 from ssl_suite.run import GROUPS, build_method, fit, load_run
 from ssl_suite.summary import check_summary
 from ssl_suite.testing import tiny_backbone, tiny_spec, tiny_views
-from tests.configs import CONFIGS, SCRIPTED, composed, names
-from tests.runs import images, run, tiny_data
+from tests.configs import CONFIGS, SCRIPTED, cases, composed, in_turn, model_config, names, raw, trained
+from tests.runs import few_labels, images, run, tiny_data
 
 PATHLESS = ("digits", "point_reach", "series", "spoken", "spoken_text")
 NEED_BATCH_NORM = ("bn_adapt",)
 FREE = ("callbacks", "logger", "data.views", "data.test_where")
 """Mappings whose names the user chooses."""
-
-
-def raw(group: str, name: str) -> dict[str, Any]:
-    content = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
-    assert isinstance(content, dict)
-    return content
-
-
-def trained() -> list[str]:
-    return [name for name in names("model") if raw("model", name).get("model")]
 
 
 def adapters() -> list[str]:
@@ -51,19 +39,6 @@ def header_command(path: Path, program: str) -> list[str]:
         if line.startswith(f"# python {program}.py "):
             return [o for o in line.split("#")[1].split()[2:] if not o.endswith("=RUN")]
     raise AssertionError(f"{path} states no command of {program}.py")
-
-
-@cache
-def model_config(name: str) -> dict[str, Any]:
-    return composed(f"model={name}", "data=digits")
-
-
-def cases() -> list[tuple[str, str]]:
-    found = []
-    for name in trained():
-        tags = locate(raw("model", name)["model"]["_target_"], name).tags
-        found += [(name, modality) for modality in tags.modalities]
-    return found
 
 
 @pytest.mark.parametrize("name", names("model"))
@@ -127,9 +102,8 @@ def two_steps(name: str, modality: str, folder: Path, *overrides: str) -> None:
     """A run of two batches ends with a sound summary and one checkpoint."""
     tags = locate(raw("model", name)["model"]["_target_"], name).tags
     data = tiny_data(modality, folder, tags.target)
-    labels = ["data.labels_per_class=2"] if tags.batch == "semi" else []
     extra = ["callbacks.pictures=null"] if modality != "images" else []
-    done = run(folder / "run", f"model={name}", *data, *labels, *extra, *overrides)
+    done = run(folder / "run", f"model={name}", *data, *few_labels(tags), *extra, *overrides)
     summary = json.loads((done / "summary.json").read_text())
     check_summary(summary)
     assert summary["modality"] == modality
@@ -137,7 +111,7 @@ def two_steps(name: str, modality: str, folder: Path, *overrides: str) -> None:
     assert [p.name for p in (done / "checkpoints").glob("*.ckpt")] == ["step=0000002.ckpt"]
 
 
-@pytest.mark.parametrize(("name", "modality"), cases())
+@pytest.mark.parametrize(("name", "modality"), in_turn(cases()))
 def test_two_steps(name: str, modality: str, tmp_path: Path) -> None:
     two_steps(name, modality, tmp_path)
 

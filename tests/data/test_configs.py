@@ -34,4 +34,5 @@ def test_config(name: str):
     for view in (*augmented, local):
         assert torch.isfinite(view).all()
         assert not torch.equal(view, clean)
-    assert set(cfg["backbones"]) == {"features", "tokens", *(["waveform"] if modality == "speech" else [])}
+    more = ["waveform"] if modality == "speech" else ["maps"] if name.startswith("segmentation") else []
+    assert set(cfg["backbones"]) == {"features", "tokens", *more}

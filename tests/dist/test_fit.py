@@ -11,17 +11,16 @@ import torch
 from ssl_suite.config import locate
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.summary import check_summary
-from tests.contract.test_configs import raw, trained
+from tests.configs import raw, trained
 from tests.dist.pair import Pair
-from tests.runs import run, tiny_data
+from tests.runs import few_labels, run, tiny_data
 
 pytestmark = pytest.mark.dist
 
 
 def overrides(name: str, trainer: str, folder: Path) -> tuple[str, ...]:
     tags = locate(raw("model", name)["model"]["_target_"], name).tags
-    labels = ["data.labels_per_class=2"] if tags.batch == "semi" else []
-    return (f"model={name}", *tiny_data(tags.modalities[0], folder, tags.target), *labels, f"trainer={trainer}",
+    return (f"model={name}", *tiny_data(tags.modalities[0], folder, tags.target), *few_labels(tags), f"trainer={trainer}",
             "trainer.accelerator=cpu", "trainer.devices=2")
 
 

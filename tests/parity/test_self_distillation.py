@@ -99,6 +99,18 @@ def test_later_generation_equals_the_formula_and_leaves_the_teacher_alone():
     assert method.backbone.stem.weight.grad.abs().sum() > 0.0
 
 
+def test_every_generation_has_a_weight_of_its_own():
+    method, batch = make(xi=[1.4, -0.5], generations=3, clamp=False), pictures(6)
+    (x,) = method.views(batch, "weak")
+    for xi in (1.4, -0.5):
+        method.next_generation()
+        teacher = method.teacher["head"](method.teacher["backbone"](x)).softmax(1)
+        expected = F.cross_entropy(method.head(method.backbone(x)), self_distillation_target(teacher, batch["y"], xi))
+        torch.testing.assert_close(method.step(batch).loss, expected)
+    with pytest.raises(ValueError, match="one for each of the 2 students"):
+        make(xi=[1.0], generations=3)
+
+
 def test_student_starts_afresh_and_the_old_one_becomes_the_teacher():
     method = make(generations=3)
     start = method.backbone.stem.weight.clone()

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from ssl_suite.adapter import Adapter, AdaptReport
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.random import Draw, sample_keys
+from ssl_suite.functional.rotation import rotate
 from ssl_suite.method import Method, Training
-from ssl_suite.methods.adaptation.ttt import PRETEXT_STREAM, rotate
 from ssl_suite.nn.fork import Shared, fork
 from ssl_suite.nn.heads import mlp
 from ssl_suite.nn.replay import Replay
@@ -41,7 +41,7 @@ from ssl_suite.nn.trial import Trial
 from ssl_suite.views import Views, to_float
 
 Task = Literal["inverse", "rotation"]
-NEXT_STREAM, PICK_STREAM = 1, 101
+NEXT_STREAM, PRETEXT_STREAM, PICK_STREAM = 1, 100, 101
 
 
 class Pretext(nn.Module):

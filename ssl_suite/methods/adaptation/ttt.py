@@ -31,19 +31,11 @@ from torch import Tensor, nn
 from ssl_suite.adapter import Adapter
 from ssl_suite.batch import AdaptReport, Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.random import Draw, sample_keys
+from ssl_suite.functional.rotation import rotate
 from ssl_suite.method import Method, Training
 from ssl_suite.views import Views
 
 PRETEXT_STREAM = 100
-
-
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn pictures (B, C, S, S) by quarters counter-clockwise, ``turns`` (B,) in 0..3."""
-    if x.ndim != 4 or x.shape[2] != x.shape[3]:
-        raise ValueError(f"the rotation task needs square pictures (B, C, S, S), got {tuple(x.shape)}; "
-                         "use model=ttt_series or model=ttt_mae for other data")
-    turned = torch.stack([torch.rot90(x, k, (2, 3)) for k in range(4)])
-    return turned[turns, torch.arange(len(x), device=x.device)]
 
 
 def fork(backbone: Any, shared_until: int | None) -> tuple[int, nn.ModuleList]:

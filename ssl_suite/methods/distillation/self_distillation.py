@@ -23,6 +23,7 @@ not per epoch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self, Unpack
 
 import torch
@@ -79,7 +80,8 @@ class SelfDistillation(Method):
         views: kind ``weak`` is used; teacher and student see the same view.
         num_classes: number of classes.
         xi: weight of the teacher; the labels get 1 - xi. 0 is plain training, 1 ignores the labels, above 1
-            distrusts them.
+            distrusts them. Several are those of one generation after the other, as in repeated self-distillation
+            (Pareek et al., NeurIPS 2024, arXiv 2407.04600; in closed form: `ssl_suite.estimators`).
         temperature: divides the teacher's logits; above 0.
         generations: networks trained one after the other, the first on labels alone; at least 1.
         clamp: no negative targets.
@@ -88,24 +90,28 @@ class SelfDistillation(Method):
         training: optimizer and schedule; see `Method`.
 
     Raises:
-        ValueError: fewer than one generation, or a temperature that is not positive.
+        ValueError: fewer than one generation, another number of weights than students, or a temperature that is not positive.
     """
 
     tags = Tags("Das and Sanghavi, ICML 2023, arXiv 2301.13304; Furlanello et al., ICML 2018, arXiv 1805.04770",
                 "distillation", batch="labeled", views=("weak",), target="class")
     generation: Tensor
 
-    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, xi: float = 1.0,
+    def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, xi: float | Sequence[float] = 1.0,
                  temperature: float = 1.0, generations: int = 2, clamp: bool = True,
                  restart: Literal["new", "same"] = "new", **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         if generations < 1 or temperature <= 0.0:
             raise ValueError(f"model.generations={generations} and model.temperature={temperature}: "
                              "the first must be at least 1, the second above 0")
+        xis = [float(xi)] * (generations - 1) if isinstance(xi, (int, float)) else [float(value) for value in xi]
+        if len(xis) != generations - 1:
+            raise ValueError(f"model.xi={xi} must be one number, or one for each of the {generations - 1} students of "
+                             f"model.generations={generations}")
         self.head = nn.Linear(backbone.num_features, num_classes)
         self.teacher = make_teacher(nn.ModuleDict({"backbone": self.backbone, "head": self.head})).eval()
         self.initial = make_teacher(self.teacher)
-        self.xi, self.temperature, self.clamp, self.restart = xi, temperature, clamp, restart
+        self.xis, self.temperature, self.clamp, self.restart = xis, temperature, clamp, restart
         self.schedule: PerGeneration = PerGeneration(self.schedule, generations)
         self.register_buffer("generation", torch.zeros((), dtype=torch.int64))
         self.current = 0  # the buffer's value, at hand without asking the device
@@ -151,7 +157,7 @@ class SelfDistillation(Method):
             scores = self.teacher["head"](self.teacher["backbone"](x, length)).float()
             p_teacher = (scores / self.temperature).softmax(1)
             agreement = (p_teacher.argmax(1) == y).float().mean()
-        target = self_distillation_target(p_teacher, y, self.xi, self.clamp)
+        target = self_distillation_target(p_teacher, y, self.xis[self.current - 1], self.clamp)
         return StepOutput(F.cross_entropy(logits, target), {"teacher_agreement": agreement}, h.detach())
 
     def logits(self, batch: Batch) -> Tensor:

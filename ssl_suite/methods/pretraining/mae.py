@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
@@ -29,6 +28,7 @@ from ssl_suite.functional.masking import (
     mask_from_order,
     masked_mean,
     random_order,
+    shown_tokens,
     standardise_patches,
     take,
     visible_count,
@@ -82,7 +82,7 @@ def reconstruct(backbone: Backbone, decoder: TransformerDecoder, x: Tensor, draw
     order = random_order(draw, tokens.shape[1], valid)
     count = visible_count(tokens.shape[1], mask_ratio)
     kept = order[:, :count]
-    kept_valid = None if valid is None else _kept_valid(valid, mask_ratio, count)
+    kept_valid = None if valid is None else shown_tokens(valid, mask_ratio, count)
     prefix = backbone.num_prefix_tokens
     encoded = backbone.encode(take(tokens, kept), kept_valid)[:, prefix:]
     mask = mask_from_order(order, count)
@@ -90,12 +90,6 @@ def reconstruct(backbone: Backbone, decoder: TransformerDecoder, x: Tensor, draw
         mask = mask.scatter(1, kept, ~kept_valid) & valid
     prediction = decoder(encoded, kept, tokens.shape[1], kept_valid, valid)
     return Reconstruction(standardise_patches(patches) if norm_targets else patches, prediction, mask, valid)
-
-
-def _kept_valid(valid: Tensor, mask_ratio: float, count: int) -> Tensor:
-    """Which of the first ``count`` tokens of each row are shown: the ratio of the row's own tokens, at least one."""
-    shown = (valid.sum(1) * (1.0 - mask_ratio)).long().clamp(1, count)
-    return torch.arange(count, device=valid.device) < shown[:, None]
 
 
 class MAE(Method):

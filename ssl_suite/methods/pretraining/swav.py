@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distributed import rank, world_size
-from ssl_suite.functional.multicrop import encode_together
-from ssl_suite.functional.precision import full_precision
+from ssl_suite.functional.multicrop import encode_together, swapped_prediction
+from ssl_suite.functional.prototypes import similarity
 from ssl_suite.functional.sinkhorn import sinkhorn
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
@@ -38,28 +38,6 @@ from ssl_suite.optim import Frozen, parameter_groups
 from ssl_suite.views import Views
 
 LARGE = ("crop", "crop")
-
-
-@full_precision
-def similarity(z: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine of each embedding (B, D) with each prototype (K, D), (B, K) float32."""
-    return F.normalize(z.float(), dim=1) @ F.normalize(prototypes.float(), dim=1).T
-
-
-def swapped_prediction(scores: Sequence[Tensor], codes: Sequence[Tensor], temperature: float) -> Tensor:
-    """Cross-entropy of each view's prediction with the codes of each other view (equation 2), averaged over such pairs.
-
-    Args:
-        scores: similarity of each view to the prototypes, (B, K) each; the views with codes come first.
-        codes: rows that sum to 1, (B, K) each, without gradient.
-        temperature: of the predictions; above 0.
-
-    Returns:
-        Scalar.
-    """
-    predicted = [F.log_softmax(s / temperature, dim=1) for s in scores]
-    return torch.stack([-(code * log_p).sum(1).mean() for i, code in enumerate(codes)
-                        for v, log_p in enumerate(predicted) if v != i]).mean()
 
 
 class SwAV(Method):

@@ -20,32 +20,17 @@ trainer: a step taken outside of one uses the weight at the start of the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.pseudo_labels import consistency_loss, linear_ramp
 from ssl_suite.method import Method, Training
 from ssl_suite.methods.self_training.policies import FixedThreshold
+from ssl_suite.nn.norm import frozen_statistics
 from ssl_suite.views import Views
-
-
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """BatchNorm normalises by the batch as usual and leaves its running statistics alone."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 class PseudoLabel(Method):

@@ -8,9 +8,12 @@ import pytest
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from torchvision.models.segmentation import deeplabv3_resnet50
 
 from ssl_suite.backbones.images import CifarResNet, ConvNet, PixelEncoder, ResNet, ViT, WideResNet
+from ssl_suite.backbones.segmentation import DeepLabV3, UNet
 from ssl_suite.batch import Spec
+from ssl_suite.nn.heads import PixelHead
 
 SMALL = Spec("images", (3, 16, 24))
 VIT = {"width": 32, "depth": 2, "heads": 2}
@@ -20,6 +23,7 @@ CASES = [
     (ResNet, {"name": "resnet50", "width": 8}), (WideResNet, {"depth": 10, "widen": 1}),
     (CifarResNet, {"width": 8}), (CifarResNet, {"norm": "batch"}), (ConvNet, {}),
     (ConvNet, {"norm": "group", "widths": (8, 16)}), (PixelEncoder, {"layers": 3, "width": 8, "num_features": 16}),
+    (UNet, {"width": 8, "depth": 2}), (UNet, {"width": 8, "depth": 1, "norm": "group"}),
 ]
 POOLED = {ConvNet: {"linear.weight", "linear.bias"},
           PixelEncoder: {"project.1.weight", "project.1.bias", "project.2.weight", "project.2.bias"}}
@@ -65,12 +69,22 @@ def test_another_size_of_picture(cls, kwargs):
     assert net(torch.randn(2, 3, 2 * patch, 3 * patch)).shape == (2, net.num_features)
 
 
-@pytest.mark.parametrize("cls", [ResNet, WideResNet, CifarResNet, ConvNet])
+@pytest.mark.parametrize("cls", [ResNet, WideResNet, CifarResNet, ConvNet, UNet])
 def test_odd_sizes(cls):
     spec = Spec("images", (1, 9, 13))
     net = cls(spec).eval()
     assert net(torch.randn(2, 1, 9, 13)).shape == (2, net.num_features)
     assert net.tokens(torch.randn(2, 1, 9, 13)).shape[1] == int(net.token_lengths(torch.tensor([13]))[0])
+
+
+def test_deeplab_weights_load_into_plain_torchvision_and_agree_with_it():
+    ours = DeepLabV3(Spec("images", (3, 32, 40))).eval()
+    head, x = PixelHead(ours.num_features, 5), torch.randn(2, 3, 33, 40)
+    plain = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=5).eval()
+    plain.load_state_dict({**ours.net.state_dict(), "classifier.4.weight": head.weight, "classifier.4.bias": head.bias}, strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(head(ours.maps(x), x), plain(x)["out"], atol=1e-5, rtol=1e-5)
+        assert ours.maps(x).shape[2:] == ours.grid_of(33, 40)
 
 
 def test_vit_weights_load_into_plain_timm_and_agree_with_it():
@@ -175,6 +189,9 @@ def test_group_norm_looks_at_no_other_sample():
     (lambda: WideResNet(SMALL, depth=27), r"depth=27"),
     (lambda: ConvNet(SMALL)(torch.zeros(1, 3, 32, 32)), r"built for pictures of"),
     (lambda: PixelEncoder(SMALL, layers=3)(torch.zeros(1, 3, 32, 32)), r"built for pictures of"),
+    (lambda: UNet(SMALL, depth=0), r"depth=0"),
+    (lambda: UNet(SMALL, width=12, norm="group"), r"width=12"),
+    (lambda: DeepLabV3(Spec("images", (1, 16, 16))), r"three channels.*backbone=unet"),
     (lambda: PixelEncoder(SMALL), r"layers=11 must be at least 1 and few enough"),
 ])
 def test_mistakes_are_told(make, message):

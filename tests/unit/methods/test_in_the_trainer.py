@@ -12,9 +12,15 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ssl_suite.batch import Spec
+from ssl_suite.method import Method
 from ssl_suite.methods.distillation.self_distillation import SelfDistillation
+from ssl_suite.methods.self_training.comatch import CoMatch
 from ssl_suite.methods.self_training.fixmatch import FixMatch
+from ssl_suite.methods.self_training.mixmatch import MixMatch
 from ssl_suite.methods.self_training.pseudo_label import PseudoLabel
+from ssl_suite.methods.self_training.remixmatch import ReMixMatch
+from ssl_suite.methods.self_training.simmatch import SimMatch
 from ssl_suite.methods.supervised.classifier import Classifier
 from ssl_suite.optim import Constant
 from ssl_suite.views import Views
@@ -130,6 +136,34 @@ def test_fixmatch_teacher_moves_once_per_optimizer_step():
     before = method.ema_head.weight.clone()
     fit(method, [{"labeled": rows(6), "unlabeled": rows(9, 50)}] * 2, 1, accumulate_grad_batches=2)
     torch.testing.assert_close(method.ema_head.weight, 0.5 * before + 0.5 * method.head.weight)
+
+
+class Losses(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.seen.append(float(outputs["loss"]))
+
+
+MIXED = {"mixmatch": MixMatch, "remixmatch": partial(ReMixMatch, spec=Spec("images", (1, 8, 8), ("a", "b", "c"))),
+         "comatch": partial(CoMatch, queue_size=40), "simmatch": SimMatch}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_is_remembered_survives_a_resume(tmp_path, name):
+    def make() -> Method:
+        torch.manual_seed(0)
+        return MIXED[name](Net(), Views(VIEWS), num_classes=3, **ADAM)
+
+    batches = [{"labeled": rows(6, 10 * i), "unlabeled": rows(9, 50 + 10 * i)} for i in range(4)]
+    first, second, whole, part = make(), make(), Losses(), Losses()
+    fit(first, batches, 2, (whole, Save(tmp_path / "at.ckpt", 4)))
+    fit(second, batches, 2, (part,), ckpt_path=tmp_path / "at.ckpt")
+    assert part.seen == whole.seen[4:]
+    assert len(set(whole.seen)) == 8
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
 
 
 def test_probe_learns_without_touching_its_backbone():

@@ -13,8 +13,9 @@ from ssl_suite.backbones.images import ConvNet, PixelEncoder
 from ssl_suite.batch import Batch, Spec
 from ssl_suite.deploy import Deployed
 from ssl_suite.functional.random import Draw, sample_keys
+from ssl_suite.functional.rotation import rotate
 from ssl_suite.methods.adaptation.pad import NEXT_STREAM, PADAdapter, PolicyAdaptation
-from ssl_suite.methods.adaptation.ttt import PRETEXT_STREAM, rotate
+from ssl_suite.methods.adaptation.ttt import PRETEXT_STREAM
 from ssl_suite.methods.supervised.classifier import Classifier
 from ssl_suite.testing import tiny_batch
 from ssl_suite.views import Views

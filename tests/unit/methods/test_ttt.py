@@ -12,8 +12,9 @@ from ssl_suite.backbones.images import CifarResNet, ViT
 from ssl_suite.batch import Spec
 from ssl_suite.deploy import Deployed
 from ssl_suite.functional.random import Draw, sample_keys
+from ssl_suite.functional.rotation import rotate
 from ssl_suite.method import Method
-from ssl_suite.methods.adaptation.ttt import Rotation, TestTimeTraining, TTTAdapter, rotate
+from ssl_suite.methods.adaptation.ttt import Rotation, TestTimeTraining, TTTAdapter
 from ssl_suite.methods.adaptation.ttt_mae import TestTimeTrainingMAE
 from ssl_suite.methods.adaptation.ttt_series import TestTimeTrainingSeries
 from ssl_suite.methods.supervised.classifier import Classifier

@@ -1,11 +1,12 @@
-"""The queue of past embeddings."""
+"""The queue of past embeddings, and the bank of labelled ones against a dictionary."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from ssl_suite.nn.memory import Queue
+from ssl_suite.nn.memory import EMPTY, LabeledBank, Queue
 
 
 def rows(*values: int) -> torch.Tensor:
@@ -54,3 +55,40 @@ def test_rows_and_place_survive_a_checkpoint_in_float32() -> None:
 def test_no_row_is_refused() -> None:
     with pytest.raises(ValueError, match="queue_size=0"):
         Queue(0, 2)
+
+
+def directions(n: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(n, 4, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def test_bank_finds_samples_by_their_index() -> None:
+    expected: dict[int, tuple[torch.Tensor, int]] = {}
+    bank = LabeledBank(9, 4)
+    for seed in range(12):
+        index = torch.randint(0, 50, (6,), generator=torch.Generator().manual_seed(seed))
+        z, labels = directions(6, seed), index % 3
+        bank.update(index, z, labels)
+        new = list(dict.fromkeys(i for i in index.tolist() if i not in expected))[: 9 - len(expected)]
+        for i in {*new, *(set(index.tolist()) & set(expected))}:
+            expected[i] = (F.normalize(z[index == i].sum(0), dim=0), i % 3)
+        held = {int(i): row for row, i in enumerate(bank.index) if i != EMPTY}
+        assert held.keys() == expected.keys()
+        assert int(bank.count) == len(expected)
+        for i, row in held.items():
+            torch.testing.assert_close(bank.features[row], expected[i][0])
+            assert bank.labels[row] == expected[i][1]
+    assert len(expected) == 9  # it was full, and the rest left out
+    assert bank.labels[-1] == EMPTY
+
+
+def test_empty_places_are_like_nothing() -> None:
+    bank, z = LabeledBank(5, 4), directions(3, 0)
+    bank.update(torch.tensor([7, 9]), z[:2], torch.tensor([1, 0]))
+    near = bank.similarities(z, 0.1).softmax(1)
+    torch.testing.assert_close(near[:, :2], (z @ z[:2].T / 0.1).softmax(1))
+    assert near[:, 2:].abs().sum() == 0
+
+
+def test_a_bank_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.bank_size must be at least 1, got 0"):
+        LabeledBank(0, 2)

@@ -10,5 +10,6 @@ from ssl_suite.methods.self_training.policies.adaptive import FlexMatch, FreeMat
 from ssl_suite.methods.self_training.policies.aligned import AdaMatch, Alignment, SoftMatch
 from ssl_suite.methods.self_training.policies.base import UDA, FixedThreshold, Policy
 from ssl_suite.methods.self_training.policies.dash import Dash
+from ssl_suite.methods.self_training.policies.entropy import EntropyPercentile
 
-__all__ = ["UDA", "AdaMatch", "Alignment", "Dash", "FixedThreshold", "FlexMatch", "FreeMatch", "Policy", "SoftMatch"]
+__all__ = ["UDA", "AdaMatch", "Alignment", "Dash", "EntropyPercentile", "FixedThreshold", "FlexMatch", "FreeMatch", "Policy", "SoftMatch"]
