@@ -71,7 +71,7 @@ class FutureTeacher(FixMatchSegmentation):
         if ahead < 0 or way not in ("deep", "wide") or restore not in ("all", "weights"):
             raise ValueError(f"model.ahead={ahead} must be at least 0, model.way={way!r} 'deep' or 'wide', model.restore={restore!r} "
                              "'all' or 'weights'")
-        self.teacher_backbone, self.teacher_head = make_teacher(self.backbone), make_teacher(self.head)
+        self.teacher_backbone, self.teacher_head = make_teacher(self.backbone).eval(), make_teacher(self.head)
         self.ahead, self.way, self.undone, self.ema_decay = ahead, way, restore, ema_decay
         self.automatic_optimization = False
 
