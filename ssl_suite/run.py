@@ -25,7 +25,7 @@ from ssl_suite.batch import Spec, Tags
 from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted, validate
-from ssl_suite.evaluation import judge, raw_features
+from ssl_suite.evaluation import dtw_score, judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
 from ssl_suite.method import Method
@@ -366,14 +366,16 @@ def judge_all(config: dict[str, Any], method: Method, data: Any, chosen: dict[st
     references: dict[str, dict[str, float]] = {"untrained": {}, "raw": {}}
     if data.parts["train"][0].targets is None or "test" not in data.parts or not config["evaluation"]["probes"]:
         return {}, references
-    seed, samples = config["seed"], config["evaluation"]["max_samples"]
-    scores = judge(method.eval(), data, seed, samples, method.device, "probing the trained backbone")
+    seed, samples, svm = config["seed"], config["evaluation"]["max_samples"], config["evaluation"].get("svm", False)
+    scores = judge(method.eval(), data, seed, samples, method.device, "probing the trained backbone", svm)
     untrained = build_backbone(chosen, data.spec)
     untrained.load_state_dict(reference)
     untrained.eval()
     references["untrained"] = judge(lambda batch: untrained(data.views.cpu()(batch, "clean")[0], batch.get("length")), data, seed,
-                                    samples, title="probing the untrained backbone")
-    references["raw"] = judge(raw_features(data.spec), data, seed, samples, title="probing the raw data")
+                                    samples, title="probing the untrained backbone", svm=svm)
+    references["raw"] = judge(raw_features(data.spec), data, seed, samples, title="probing the raw data", svm=svm)
+    if config["evaluation"].get("dtw", False) and data.modality == "series":
+        references["raw"]["dtw"] = dtw_score(data, samples)
     return scores, references
 
 
