@@ -108,7 +108,8 @@ def judge(embed: Embed, data: Any, seed: int, samples: int | None, device: torch
 
 def dtw_score(data: Any, samples: int | None) -> float:
     """Accuracy on the test part of the nearest training series by dynamic time warping, over valid steps, in the data's units."""
-    series, y = {}, {}
+    series: dict[str, list[np.ndarray]] = {}
+    y: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
         loader = data.clean_loader(part, subset(data.parts[part][1], samples), shard=False)
         series[part] = [row[:, :n].numpy() for batch in loader

@@ -56,7 +56,8 @@ def dtw_distances(query: np.ndarray, others: np.ndarray, lengths: np.ndarray) ->
     for diagonal in range(steps + size - 1):
         i = np.arange(max(0, diagonal - size + 1), min(steps, diagonal + 1))
         now = np.full((n, steps), np.inf)
-        best = np.minimum(np.minimum(last[:, i], np.where(i > 0, last[:, i - 1], np.inf)), np.where(i > 0, before[:, i - 1], np.inf))
+        aslant, along = (np.where(i > 0, cells[:, i - 1], np.inf) for cells in (before, last))
+        best = np.minimum(np.minimum(last[:, i], along), aslant)
         now[:, i] = cost[:, i, diagonal - i] + (0.0 if diagonal == 0 else best)
         ends = lengths == diagonal - steps + 2
         out[ends] = now[ends, steps - 1]

@@ -37,6 +37,11 @@ from ssl_suite.nn.spectra import Mapper, ScalogramEncoder, SpectrumEncoder
 from ssl_suite.views import Views
 
 
+def distance(mappers: nn.ModuleList, h: Tensor, targets: list[Tensor]) -> Tensor:
+    """Mean absolute differences of what the mappers make of h (B, D) from their targets (B, D), added up."""
+    return torch.stack([F.l1_loss(m(h).float(), target) for m, target in zip(mappers, targets, strict=True)]).sum()
+
+
 class FrameProjections(Method):
     """Contrast of one series in time, in frequency and in wavelets.
 
@@ -89,9 +94,9 @@ class FrameProjections(Method):
         embeddings = [projector(h).float() for projector, h in zip(self.projectors, frames, strict=True)]
         z, *others = (F.normalize(e, dim=1) for e in embeddings)
         criterion = NTXentLoss(temperature=self.temperature, gather_distributed=world_size() > 1)
-        identity = sum(criterion(a, b) for a, b in combinations((z, *others), 2))
-        mapping = sum(F.l1_loss(m(z).float(), other) for m, other in zip(self.embedding_mappers, others, strict=True))
+        identity = torch.stack([criterion(a, b) for a, b in combinations((z, *others), 2)]).sum()
+        mapping = distance(self.embedding_mappers, z, others)
         h, *targets = (frame.detach().float() for frame in frames)
-        imitation = sum(F.l1_loss(m(h).float(), target) for m, target in zip(self.mappers, targets, strict=True))
+        imitation = distance(self.mappers, h, targets)
         logs = {"identity": identity.detach(), "mapping": mapping.detach(), "imitation": imitation.detach()}
         return StepOutput(identity + self.map_weight * mapping + imitation, logs, h)
