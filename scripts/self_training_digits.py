@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def models(base: Any, seed: int) -> dict[str, Any]:
     """Name -> estimator of every row."""
-    rules = {"fixed .7": partial(selection.fixed, threshold=0.7), "above mean": selection.above_mean,
+    rules: dict[str, Any] = {"fixed .7": partial(selection.fixed, threshold=0.7), "above mean": selection.above_mean,
              "margin .3": partial(selection.margin, threshold=0.3), "transductive": selection.transductive,
              "random 10 %": partial(selection.random, seed=seed)}
     return {"supervised": base, **{name: SelfTraining(base, rule) for name, rule in rules.items()},
@@ -58,7 +58,7 @@ def scores(base: Any, seed: int, per_class: int, only: list[str]) -> dict[str, t
         if only and name not in only:
             continue
         fitted = model.fit(X[rows], y[rows]) if name == "supervised" else model.fit(X[train], y[train])
-        found[name] = tuple(float((fitted.predict(X[part]) == truth[part]).mean()) for part in (pool, test))
+        found[name] = (float((fitted.predict(X[pool]) == truth[pool]).mean()), float((fitted.predict(X[test]) == truth[test]).mean()))
     return found
 
 
