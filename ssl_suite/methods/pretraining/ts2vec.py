@@ -16,8 +16,9 @@ code's dropout of representations is left out. Rows that end earlier take the sa
 
 Batch: ``x`` (B, C, T) and ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
 
-Known limits: needs a backbone whose stages keep the time axis (`SeriesConvNet`); the temporal contrast holds (2T)^2 numbers
-for each series, so cut long ones into windows. The averaged weights need some hundred steps to leave the initial ones behind.
+Known limits: batch norm does badly, for its statistics are those of the last weights on half-hidden series, and neither is
+judged: take ``norm=none``. Needs a backbone whose stages keep the time axis (`SeriesConvNet`). The temporal contrast holds (2T)^2
+numbers for each series, so cut long ones into windows. The averaged weights need some hundred steps to leave the initial ones.
 """
 
 from __future__ import annotations
