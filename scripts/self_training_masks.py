@@ -9,8 +9,8 @@ Rows, each a run of train.py on as many steps:
 ``fixmatch``      labelled pictures and consistency, no pseudo-masks
 ``st``            a fresh student on labelled pictures and on the teacher's masks of all others (no threshold), in strong views
 ``st_fixmatch``   the same student with the consistency switched on: the redesign
-``st_plus_plus``  first a student of the half whose masks changed least between the teacher's checkpoints, whose guesses replace those of
-                  the other half; then a student of all (ST++, CVPR 2022, arXiv 2106.05095)
+``st_plus_plus``  first a student of the half whose masks changed least between the teacher's checkpoints, which guesses the other
+                  half anew; then a student of all (ST++, CVPR 2022, arXiv 2106.05095)
 ``all``           the teacher with every label: the ceiling
 
 A teacher guesses once, by the mean over five sizes and both mirror images, and writes ``pseudo_masks.npz`` (index, target,

@@ -34,8 +34,8 @@ class Training(TypedDict, total=False):
 class Method(L.LightningModule):
     """A learning method: a loss over batches, composed with a backbone, views, an optimizer and a schedule.
 
-    A subclass states `tags`, implements `step` and, where it predicts classes or masks, `logits`. Teachers are declared in `teachers`
-    and moved here, once per optimizer step, however many batches were accumulated.
+    A subclass states `tags`, implements `step` and, where it predicts classes or masks, `logits`. Teachers are declared in
+    `teachers` and moved here, once per optimizer step, however many batches were accumulated.
 
     Args:
         backbone: network under training; see `ssl_suite.backbones`.

@@ -129,7 +129,8 @@ def build_method(cfg: dict[str, Any], backbone: nn.Module, views: nn.Module, spe
     offers, names = {"vocabulary": spec.vocabulary, "spec": spec}, inspect.signature(target).parameters
     given = {name: value for name, value in offers.items() if name in names and name not in cfg["model"]}
     kind = target.tags.backbone
-    needs = "token_lengths" if target.tags.target == "text" else {"tokens": "patches", "maps": "maps", "waveform": "contextualise"}.get(kind)
+    kinds = {"tokens": "patches", "maps": "maps", "waveform": "contextualise"}
+    needs = "token_lengths" if target.tags.target == "text" else kinds.get(kind)
     if needs and not hasattr(backbone, needs):
         raise ConfigError(f"{target.__name__} needs a backbone of the kind '{kind}', and {type(backbone).__name__} is none; "
                           "leave backbone unset to take the data's own choice")
@@ -297,7 +298,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         return None
     save_backbone(folder / "backbone.safetensors", method.encoder, data.spec, chosen)
     scores, references = judge_all(config, method, data, chosen, reference)
-    own = {name.removeprefix("test/"): value for name, value in results[0].items() if not math.isnan(value)}  # no IoU of a class that is nowhere
+    # A class that is nowhere in the set has no IoU.
+    own = {name.removeprefix("test/"): value for name, value in results[0].items() if not math.isnan(value)}
     scores = {**own, **scores} or {"loss": loss}
     samples = (trainer.global_step - state.first_step) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
     summary: Summary = {

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from ssl_suite.methods.self_training.fixmatch import FixMatch
-from ssl_suite.methods.self_training.policies import UDA, AdaMatch, Dash, EntropyPercentile, FixedThreshold, FlexMatch, FreeMatch, SoftMatch
+from ssl_suite.methods.self_training.policies import (
+    UDA,
+    AdaMatch,
+    Dash,
+    EntropyPercentile,
+    FixedThreshold,
+    FlexMatch,
+    FreeMatch,
+    SoftMatch,
+)
 from ssl_suite.methods.self_training.policies.adaptive import even
 from tests.parity.tiny import Tiny, gradients, semi, views
 

@@ -110,10 +110,9 @@ def test_guesses_are_averaged_over_sizes_and_mirror_images():
     assert sorted(set(seen)) == [(6, 8), (9, 12), (12, 16), (18, 24), (24, 32)]
     assert len(seen) == 10
     torch.testing.assert_close(probs.sum(1), torch.ones(2, 12, 16))
-    torch.testing.assert_close(averaged_probs(predict, x, [1.0]), (5.0 * x).softmax(1))  # a network that sees no sides is turned back
-    left = averaged_probs(lambda x: torch.arange(x.shape[3]).float().expand(len(x), 2, x.shape[2], -1) * torch.tensor([1.0, -1.0]
-                                                                                                   ).view(1, 2, 1, 1), x, [1.0])
-    torch.testing.assert_close(left, left.flip(3))
+    torch.testing.assert_close(averaged_probs(predict, x, [1.0]), (5.0 * x).softmax(1))  # what sees no sides is turned back
+    sided = averaged_probs(lambda x: torch.arange(16.0) * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1).expand(2, 2, 12, 1), x, [1.0])
+    torch.testing.assert_close(sided, sided.flip(3))  # what does see them is averaged with its mirror image
 
 
 def test_agreement_is_the_mean_iou_of_two_masks():
