@@ -58,7 +58,8 @@ def scores(base: Any, seed: int, per_class: int, only: list[str]) -> dict[str, t
         if only and name not in only:
             continue
         fitted = model.fit(X[rows], y[rows]) if name == "supervised" else model.fit(X[train], y[train])
-        found[name] = (float((fitted.predict(X[pool]) == truth[pool]).mean()), float((fitted.predict(X[test]) == truth[test]).mean()))
+        right = [float((fitted.predict(X[part]) == truth[part]).mean()) for part in (pool, test)]
+        found[name] = right[0], right[1]
     return found
 
 
