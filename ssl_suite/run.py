@@ -240,8 +240,8 @@ def resumed_config(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return {**plain(merged), "resume": cfg.resume}  # type: ignore[arg-type]
 
 
-def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer, folder: Path) -> None:
-    """One line of what will run."""
+def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer, folder: Path, mapped: str | None) -> None:
+    """One line of what will run, and one of the weights it starts from."""
     params = sum(p.numel() for p in method.parameters() if p.requires_grad)
     train = len(data.parts["train"][1])
     few = f" ({len(data.labeled)} labelled)" if data.form != "unlabeled" and len(data.labeled) < train else ""
@@ -249,6 +249,8 @@ def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer,
     Console(soft_wrap=True).print(
         f"[bold]{cfg['name']}[/]: {type(method).__name__} · {train} {data.modality}{few} · {type(method.backbone).__name__} · "
         f"{params / 1e6:.2f} M parameters · {device} · {trainer.precision} · {folder}")
+    if mapped:
+        Console(soft_wrap=True).print(f"init_from: {mapped}")
 
 
 def refuse_untrained(config: dict[str, Any]) -> None:
@@ -284,9 +286,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
         np.savez_compressed(folder / "split.npz", **data.split())
-        announce(config, method, data, trainer, folder)
-        if mapped:
-            Console(soft_wrap=True).print(f"init_from: {mapped}")
+        announce(config, method, data, trainer, folder, mapped)
     first = time.perf_counter()
     trainer.fit(method, datamodule=data, ckpt_path=resume_point(folder) if resuming else None)
     seconds = time.perf_counter() - first
