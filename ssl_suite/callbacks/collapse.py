@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ssl_suite.callbacks.finite import features_of
-from ssl_suite.functional.probes import rankme
+from ssl_suite.functional.spectrum import rankme
 
 
 class CollapseMonitor(L.Callback):
