@@ -41,9 +41,9 @@ class Cosine:
 class Infinite:
     """Warm up once, cool down to a plateau, stay there for as long as data come, and anneal for a model to use.
 
-    Singh et al., "Beyond Cosine Decay", CoLLAs 2025, arXiv 2503.02844. The defaults are those of the official small-scale code. There
-    the next data set goes on from the weights at the end of the plateau and begins on it: ``first`` False. A model is judged after
-    it was annealed. Unlike in the paper the first step learns: warm-up is (n + 1) / (N + 1) and not n / N.
+    Singh et al., "Beyond Cosine Decay", CoLLAs 2025, arXiv 2503.02844. The defaults are those of the official small-scale code. The
+    next data set there goes on from the weights at the end of the plateau and begins on it: ``first`` False. A model is
+    judged after it was annealed. Unlike in the paper the first step learns: warm-up is (n + 1) / (N + 1) and not n / N.
 
     Args:
         warmup: share of the run by which the base rate is reached, along a line.
