@@ -22,7 +22,7 @@ class CollapseMonitor(L.Callback):
 
     ``collapse/std`` is the mean standard deviation of a channel of l2-normalised features times the root of their width: 1 when
     they fill the sphere, 0 when they are one point (SimSiam, arXiv 2011.10566, section 4.1). ``collapse/rankme`` is their effective
-    rank. Of a joint embedding with a ``projector``, which takes the features that the step returns, ``collapse/embedding_rankme`` is
+    rank. Of a joint embedding with a ``projector``, which takes the features a step returns, ``collapse/embedding_rankme`` is
     that of its output: it falls first, while the backbone's features still look well.
 
     Args:
