@@ -2,11 +2,13 @@
 
     python scripts/evaluate.py RUN                              # probes of the encoder beside two references
     python scripts/evaluate.py RUN --protocol test              # the method's own test scores: accuracy, or CTC error rates
+    python scripts/evaluate.py RUN --protocol views             # LiDAR, alignment, uniformity of the encoder
     python scripts/evaluate.py RUN --protocol finetune --set data.labels_per_class=10
     python scripts/evaluate.py RUN --data series --set data.name=GunPoint --out scores.json
 
-Protocols: ``probe`` (kNN, 1-shot, 3-shot, all labels; frozen features), ``linear`` (a linear layer trained on views of the
-data, frozen backbone), ``finetune`` (everything trained), ``test`` (no training: the run's own predictions).
+Protocols: ``probe`` (kNN, 1-shot, 3-shot, all labels, RankMe, alpha-ReQ; frozen features), ``views`` (LiDAR, alignment and
+uniformity over 10 ``crop`` views of up to 1000 test samples; no labels), ``linear`` (a linear layer trained on views of the data,
+frozen backbone), ``finetune`` (everything trained), ``test`` (no training: the run's own predictions).
 """
 
 from __future__ import annotations
@@ -21,29 +23,36 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ssl_suite.evaluation import Embed, judge, raw_features
+from ssl_suite.evaluation import Embed, judge, raw_features, view_scores
+from ssl_suite.io.weights import read_description
 from ssl_suite.programs import data_for, guarded, parser, started_run
 from ssl_suite.run import build_backbone, load_exported, load_run, plain
 
 
-def embedding(net: nn.Module, data: Any) -> Embed:
-    """Representations of clean samples by a backbone."""
-    return lambda batch: net(data.views(batch, "clean")[0], batch.get("length"))
+def embedding(net: nn.Module, data: Any, kind: str = "clean") -> Embed:
+    """Representations of samples under one kind of view by a backbone."""
+    return lambda batch: net(data.views(batch, kind)[0], batch.get("length"))
+
+
+def backbones(run: Path, data: Any, seed: int) -> dict[str, nn.Module]:
+    """The encoder of a run, and the same backbone untrained."""
+    backbone, spec = load_exported(run)
+    data.views.standardise(spec)
+    L.seed_everything(seed, verbose=False)
+    return {"this run": backbone, "untrained": build_backbone(read_description(run / "backbone.safetensors")[1], spec).eval()}
 
 
 def probes(run: Path, data: Any, seed: int) -> dict[str, dict[str, float]]:
     """Probe scores of the encoder, of the same backbone untrained, and of the raw data."""
-    backbone, spec = load_exported(run)
-    data.views.standardise(spec)
-    from ssl_suite.io.weights import read_description
-
-    L.seed_everything(seed, verbose=False)
-    untrained = build_backbone(read_description(run / "backbone.safetensors")[1], spec).eval()
-    found = {}
-    for name, net in (("this run", backbone), ("untrained", untrained)):
-        found[name] = judge(embedding(net, data), data, seed, 10_000, title=f"probing: {name}")
-    found["raw"] = judge(raw_features(spec), data, seed, 10_000, title="probing: raw")
+    found = {name: judge(embedding(net, data), data, seed, 10_000, title=f"probing: {name}")
+             for name, net in backbones(run, data, seed).items()}
+    found["raw"] = judge(raw_features(data.spec), data, seed, 10_000, title="probing: raw")
     return found
+
+
+def among_views(run: Path, data: Any, seed: int) -> dict[str, dict[str, float]]:
+    """Scores over grouped views of the encoder, and of the same backbone untrained."""
+    return {name: view_scores(embedding(net, data, "crop"), data) for name, net in backbones(run, data, seed).items()}
 
 
 def own_scores(run: Path, data: Any) -> dict[str, dict[str, float]]:
@@ -60,7 +69,7 @@ def main() -> None:
     """Entry point."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("run", type=Path, help="run folder")
-    arguments.add_argument("--protocol", choices=("probe", "linear", "finetune", "test"), default="probe")
+    arguments.add_argument("--protocol", choices=("probe", "views", "linear", "finetune", "test"), default="probe")
     arguments.add_argument("--data", help="a data config, as after data= (default: the run's own data)")
     arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, as on train.py's command line")
     arguments.add_argument("--seed", type=int, default=0)
@@ -73,7 +82,10 @@ def main() -> None:
         return
     own = plain(OmegaConf.load(given.run / "config.yaml"))["data"]  # type: ignore[arg-type]
     data = data_for(given.data, given.set, load_exported(given.run)[1], own)
-    found = own_scores(given.run, data) if given.protocol == "test" else probes(given.run, data, given.seed)
+    if given.protocol == "test":
+        found = own_scores(given.run, data)
+    else:
+        found = {"probe": probes, "views": among_views}[given.protocol](given.run, data, given.seed)
     table = Table("", *found)
     for row in found["this run"]:
         table.add_row(row, *(f"{scores[row]:.4f}" for scores in found.values()))

@@ -14,7 +14,7 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from ssl_suite.data.streams import ShiftStreams
 from ssl_suite.deploy_report import draw_shifts, draw_stream, report, scores, write_metrics
 from ssl_suite.method import Method
 from ssl_suite.networks import load_network
-from ssl_suite.run import Run, build_data, building, load_run, name_of, plain
+from ssl_suite.run import Run, build_data, building, load_run, name_of, plain, save_config
 from ssl_suite.serving.stream import Stream
 from ssl_suite.streaming import calibrate, clean_error, run_streams
 from ssl_suite.summary import Summary, commit, flat, timed_rate, versions, write_summary
@@ -201,7 +201,7 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
         streams: ShiftStreams = hydra.utils.instantiate(config["stream"], _convert_="all")
         streams.segments(data, spec)
     adapter, source = build_adapter(config, trained, device)
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    save_config(config, folder)
     clean = clean_error(source, data, spec, streams, device)
     calibrate(adapter, data, spec, streams, device)
     guard, budget = (hydra.utils.instantiate(config[key], _convert_="all") for key in ("guard", "budget"))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ssl_suite.batch import Batch, Spec
 from ssl_suite.functional.archive import dtw_accuracy, svm_probe
 from ssl_suite.functional.probes import probe_scores
+from ssl_suite.functional.spectrum import alignment, alpha_req, lidar, rankme, uniformity
 from ssl_suite.views import to_float
 
 Embed = Callable[[Batch], Tensor]
@@ -99,11 +100,38 @@ def _padded(x: Tensor, spec: Spec) -> Tensor:
 
 def judge(embed: Embed, data: Any, seed: int, samples: int | None, device: torch.device | None = None,
           title: str = "", svm: bool = False) -> dict[str, float]:
-    """Probe scores of an embedding: fitted on the training part's true labels, measured on the test part."""
+    """Scores of an embedding, of its probes and of its spectrum.
+
+    The probes are fitted on the training part's true labels and measured on the test part; the spectrum is that of at most 5000
+    training samples.
+    """
     train = features(embed, data, "train", samples, device, title)
     test = features(embed, data, "test", samples, device)
     parts = train, classes(data, "train", samples), test, classes(data, "test", samples)
-    return probe_scores(*parts, seed) | ({"svm": svm_probe(*parts)} if svm else {})
+    probes = probe_scores(*parts, seed) | ({"svm": svm_probe(*parts)} if svm else {})
+    return probes | spectrum_scores(train[subset(np.arange(len(train)), 5000)])
+
+
+def spectrum_scores(h: np.ndarray) -> dict[str, float]:
+    """``rankme`` and ``alpha_req`` of features (N, D); without the latter where too few directions are left to draw a line."""
+    found = {"rankme": rankme(h), "alpha_req": alpha_req(h)[0]}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def view_scores(embed: Embed, data: Any, objects: int = 1000, count: int = 10) -> dict[str, float]:
+    """How views of a sample lie among those of others: ``lidar``, ``alignment``, ``uniformity`` of the test part's features.
+
+    Args:
+        embed: maps a batch to (B, D), drawing the views by the batch's ``epoch``.
+        data: a data module that was set up.
+        objects: samples at most.
+        count: views of each. LiDAR's paper takes 1000 x 50; the figure grows and falls with both.
+    """
+    def views(batch: Batch) -> Tensor:
+        return torch.stack([embed({**batch, "epoch": torch.full_like(batch["index"], i)}) for i in range(count)], dim=1)
+
+    h = features(views, data, "test", objects)
+    return {"lidar": lidar(h), "alignment": alignment(h[:, 0], h[:, 1]), "uniformity": uniformity(h[:, 0])}
 
 
 def dtw_score(data: Any, samples: int | None) -> float:

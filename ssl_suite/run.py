@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -240,6 +241,16 @@ def resumed_config(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return {**plain(merged), "resume": cfg.resume}  # type: ignore[arg-type]
 
 
+def save_config(config: dict[str, Any], folder: Path) -> None:
+    """Write ``config.yaml`` and, when a program runs, ``command.txt``: what was typed, a line for the start and each resumption."""
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    if HydraConfig.initialized():
+        hydra_config = HydraConfig.get()
+        own = [f"--config-dir={source.path}" for source in hydra_config.runtime.config_sources if source.provider == "command-line"]
+        with (folder / "command.txt").open("a") as file:
+            file.write(shlex.join(["python", f"{hydra_config.job.config_name}.py", *own, *hydra_config.overrides.task]) + "\n")
+
+
 def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer, folder: Path, mapped: str | None) -> None:
     """One line of what will run, and one of the weights it starts from."""
     params = sum(p.numel() for p in method.parameters() if p.requires_grad)
@@ -284,7 +295,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     mapped = start_weights(method, config["init_from"])
     trainer = build_trainer(config, folder, data.spec)
     if trainer.is_global_zero:
-        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        save_config(config, folder)
         np.savez_compressed(folder / "split.npz", **data.split())
         announce(config, method, data, trainer, folder, mapped)
     first = time.perf_counter()

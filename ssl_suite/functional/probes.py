@@ -73,10 +73,3 @@ def probe_scores(train: np.ndarray, y: np.ndarray, test: np.ndarray, test_y: np.
         "probe_3shot": few_shot(train, y, test, test_y, shots=3, seed=seed),
         "probe_full": linear_probe(train, y, test, test_y),
     }
-
-
-def rankme(features: np.ndarray, eps: float = 1e-7) -> float:
-    """Effective rank exp(H(p)) of features (N, D), p the normalised singular values (RankMe, arXiv 2210.02885)."""
-    s = np.linalg.svd(features, compute_uv=False)
-    p = s / s.sum() + eps
-    return float(np.exp(-(p * np.log(p)).sum()))

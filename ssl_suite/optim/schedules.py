@@ -38,6 +38,45 @@ class Cosine:
         return self.final + (1.0 - self.final) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
+class Infinite:
+    """Warm up once, cool down to a plateau, stay there for as long as data come, and anneal for a model to use.
+
+    Singh et al., "Beyond Cosine Decay", CoLLAs 2025, arXiv 2503.02844. The defaults are those of the official small-scale code. The
+    next data set there goes on from the weights at the end of the plateau and begins on it: ``first`` False. A model is
+    judged after it was annealed. Unlike in the paper the first step learns: warm-up is (n + 1) / (N + 1) and not n / N.
+
+    Args:
+        warmup: share of the run by which the base rate is reached, along a line.
+        cooldown: share by which half a cosine has led down to the plateau.
+        plateau: share at which annealing begins.
+        constant: factor of the plateau, in (0, 1].
+        final: factor at the end of the exponential annealing, in (0, constant].
+        first: False leaves out warm-up and cool-down.
+
+    Raises:
+        ValueError: shares or factors are out of order.
+    """
+
+    def __init__(self, warmup: float = 0.05, cooldown: float = 0.3, plateau: float = 0.8, constant: float = 0.25,
+                 final: float = 0.01, first: bool = True) -> None:
+        if not 0.0 <= warmup <= cooldown <= plateau <= 1.0:
+            raise ValueError(f"schedule.warmup={warmup}, cooldown={cooldown} and plateau={plateau} must rise within [0, 1]")
+        if not 0.0 < final <= constant <= 1.0:
+            raise ValueError(f"schedule.final={final} must be above 0 and at most schedule.constant={constant}, which is at most 1")
+        self.warmup, self.cooldown, self.plateau = warmup, cooldown, plateau
+        self.constant, self.final, self.first = constant, final, first
+
+    def __call__(self, step: int, total: int) -> float:
+        rise, low, anneal = (share * total for share in (self.warmup, self.cooldown, self.plateau))
+        if step >= anneal:
+            return self.constant * (self.final / self.constant) ** min(1.0, (step - anneal) / max(1.0, total - anneal))
+        if not self.first or step >= low:
+            return self.constant
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return self.constant + (1.0 - self.constant) * (1.0 + math.cos(math.pi * (step - rise) / (low - rise))) / 2.0
+
+
 class Frozen:
     """Nothing is learnt at first, then another schedule goes on as if it had always run (prototypes of SwAV).
 

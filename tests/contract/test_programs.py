@@ -85,7 +85,7 @@ def test_extract_writes_features_in_order(trained: Path, tmp_path: Path, monkeyp
     assert np.isfinite(found["features"]).all()
 
 
-@pytest.mark.parametrize("protocol", ["probe", "test"])
+@pytest.mark.parametrize("protocol", ["probe", "views", "test"])
 def test_evaluate_judges_again(protocol: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "scores.json"
     script(monkeypatch, "evaluate", str(trained), "--protocol", protocol, "--out", str(out))
@@ -93,9 +93,13 @@ def test_evaluate_judges_again(protocol: str, trained: Path, tmp_path: Path, mon
     if protocol == "test":
         recorded = json.loads((trained / "summary.json").read_text())["scores"]["accuracy"]
         assert scores["this run"]["accuracy"] == pytest.approx(recorded, abs=1e-5)
+    elif protocol == "views":
+        assert scores.keys() == {"this run", "untrained"}
+        assert scores["this run"].keys() == {"lidar", "alignment", "uniformity"}
+        assert scores["this run"] != scores["untrained"]
     else:
         assert scores.keys() == {"this run", "untrained", "raw"}
-        assert scores["this run"].keys() == {"knn", "probe_1shot", "probe_3shot", "probe_full"}
+        assert scores["this run"].keys() == {"knn", "probe_1shot", "probe_3shot", "probe_full", "rankme", "alpha_req"}
 
 
 @pytest.mark.parametrize(("name", "arguments", "said"), [

@@ -8,7 +8,7 @@ import torch
 
 from datamodules.images.digits import DigitsDataModule
 from ssl_suite.batch import Spec
-from ssl_suite.evaluation import classes, features, judge, raw_features, subset
+from ssl_suite.evaluation import classes, features, judge, raw_features, spectrum_scores, subset, view_scores
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +64,21 @@ def test_raw_speech_ignores_padding() -> None:
     padded = embed({"x": torch.nn.functional.pad(x, (0, 1600)), "length": torch.tensor([2400])})
     torch.testing.assert_close(alone, padded, rtol=1e-4, atol=1e-4)
     assert torch.isfinite(embed({"x": x})).all()
+
+
+def test_a_spectrum_without_a_line_has_no_decay() -> None:
+    h = np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32)
+    assert spectrum_scores(h).keys() == {"rankme", "alpha_req"}
+    assert spectrum_scores(h[:, :8]).keys() == {"rankme"}
+    assert spectrum_scores(np.ones_like(h))["rankme"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_views_are_grouped_by_sample(data: DigitsDataModule) -> None:
+    still = view_scores(lambda batch: batch["x"].float().flatten(1), data, objects=60, count=4)
+    assert still["alignment"] == 0.0
+    assert still["lidar"] > 10.0
+
+    def mixed(batch: dict) -> torch.Tensor:
+        return torch.randn(len(batch["x"]), 16, generator=torch.Generator().manual_seed(int(batch["epoch"][0])))
+
+    assert view_scores(mixed, data, objects=60, count=4)["alignment"] > 1.0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from ssl_suite.functional.probes import few_shot, knn_accuracy, linear_probe, probe_scores, rankme
+from ssl_suite.functional.probes import few_shot, knn_accuracy, linear_probe, probe_scores
 
 
 def blobs(n: int, spread: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,10 +48,3 @@ def test_few_shot_repeats_by_seed() -> None:
     parts = (*blobs(100, 3.0, 0), *blobs(100, 3.0, 1))
     assert few_shot(*parts, shots=1, draws=3, seed=1) == few_shot(*parts, shots=1, draws=3, seed=1)
     assert few_shot(*parts, shots=1, draws=3, seed=1) != few_shot(*parts, shots=1, draws=3, seed=2)
-
-
-def test_rankme_counts_directions() -> None:
-    rng = np.random.default_rng(0)
-    q = np.linalg.qr(rng.normal(size=(200, 6)))[0]
-    assert rankme(q) == pytest.approx(6.0, rel=1e-3)
-    assert rankme(q[:, :1] @ np.ones((1, 6))) == pytest.approx(1.0, abs=0.01)

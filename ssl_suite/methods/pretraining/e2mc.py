@@ -1,0 +1,102 @@
+"""E2MC: go on from a trained VICReg for a few epochs, and spread every dimension of the embedding evenly.
+
+Idea: the entropy of a wide embedding cannot be estimated, that of each dimension can. Squashed into a cube, the embedding has most
+entropy where every dimension is uniform and no two of them go together; both are asked for on top of the loss that was there.
+
+Paper: Chakraborty et al., "Improving Pre-Trained Self-Supervised Embeddings Through Effective Entropy Maximization", AISTATS 2025,
+arXiv 2411.15931; m-spacing estimate of entropy, covariance of the squashed embedding, and the loss of the first training.
+
+Deviations: of the losses that the paper goes on from, VICReg's, with the sigmoid that its code takes there. The published commands
+leave the weights of the two terms open; the defaults are those of the official script's arguments. ``init_from`` takes over the
+weights and the optimizer's moments of a run, as the official code does; the rate is this run's.
+
+Batch: ``x`` (B, ...) and ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
+
+Known limits: the estimate lies about 1 / (2m) low, m being the root of the batch over all processes; where ``train/saturation``
+rises, the sigmoid passes little gradient. It moves entropies much and accuracy little: compare with as many epochs of VICReg.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
+from ssl_suite.config import ConfigError
+from ssl_suite.functional.distributed import gather
+from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from ssl_suite.methods.pretraining.vicreg import VICReg
+from ssl_suite.views import Views
+
+
+def marginal_entropy(u: Tensor, eps: float = 1e-7) -> Tensor:
+    """Mean over dimensions of the entropy of each, by m-spacings with m = sqrt(N) (Vasicek, 1976).
+
+    Args:
+        u: samples in the unit cube, (N, D), N at least 2.
+        eps: added to each spacing, which is 0 where values repeat.
+
+    Returns:
+        Scalar in nats: near 0, its maximum, for uniform samples, and log(a) for samples uniform on a stretch of length a.
+    """
+    n, m = len(u), round(len(u) ** 0.5)
+    ordered = u.sort(dim=0).values
+    return ((n + 1) / m * (ordered[m:] - ordered[:-m]) + eps).log().mean()
+
+
+def decorrelation(u: Tensor) -> Tensor:
+    """Sum of the squared covariances off the diagonal over D, of samples (N, D)."""
+    centred = u - u.mean(0)
+    covariance = centred.T @ centred / (len(u) - 1)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / u.shape[1]
+
+
+class E2MC(VICReg):
+    """VICReg that goes on with the entropy of its embedding as a further aim.
+
+    Args:
+        backbone: any backbone.
+        views: kind ``crop`` is used twice.
+        entropy: weight of the mean entropy of the squashed dimensions, which is raised.
+        squashed_covariance: weight of their covariances, summed over the two views, which are lowered.
+        start: folder of a run of VICReg whose weights and moments are taken over; None goes on from what the backbone holds.
+        options: as for `VICReg`; ``hidden_dim`` and ``projection_dim`` are those of the run.
+    """
+
+    tags = Tags("Chakraborty et al., AISTATS 2025, arXiv 2411.15931", "pretraining", views=("crop", "crop"), across_batch=True,
+                joint_embedding=True)
+
+    def __init__(self, backbone: Backbone, views: Views, *, entropy: float = 10.0, squashed_covariance: float = 1.0,
+                 start: str | None = None, **options: Any) -> None:
+        super().__init__(backbone, views, **options)
+        self.entropy, self.squashed_covariance, self.start = entropy, squashed_covariance, start
+
+    def on_fit_start(self) -> None:
+        """Take over the run named, unless this one is itself taken up again."""
+        if self.start is None or self.trainer.ckpt_path is not None:
+            return
+        try:
+            saved = AtomicCheckpointIO().load_checkpoint(newest_checkpoint(Path(self.start)))
+            self.load_state_dict(saved["state_dict"])
+        except (FileNotFoundError, RuntimeError) as error:
+            raise ConfigError(f"init_from={self.start}: E2MC goes on from a run of model=vicreg, with its projector and moments; "
+                              "give that run's folder and its model.hidden_dim and model.projection_dim "
+                              f"({str(error).splitlines()[-1].strip()})") from error
+        optimizer = self.trainer.optimizers[0]
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["optimizer_states"][0]["state"]})
+
+    def step(self, batch: Batch) -> StepOutput:
+        length = batch.get("length")
+        h0, h1 = (self.backbone(x, length) for x in self.views(batch, *self.tags.views))
+        z0, z1 = (self.projector(h).float() for h in (h0, h1))
+        with torch.autocast(z0.device.type, enabled=False):
+            cubes = [gather(z).sigmoid() for z in (z0, z1)]
+            entropy = (marginal_entropy(cubes[0]) + marginal_entropy(cubes[1])) / 2
+            covariance = decorrelation(cubes[0]) + decorrelation(cubes[1])
+            loss = self.criterion(z0, z1) + self.squashed_covariance * covariance - self.entropy * entropy
+        saturation = ((cubes[0].detach() - 0.5).abs() > 0.49).float().mean()
+        return StepOutput(loss, {"entropy": entropy.detach(), "squashed_covariance": covariance.detach(), "saturation": saturation},
+                          h0.detach())

@@ -1,0 +1,110 @@
+"""The monitor sees features and embeddings die, and keeps quiet about healthy ones."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssl_suite.batch import StepOutput
+from ssl_suite.callbacks import CollapseMonitor
+from ssl_suite.config import locate
+from ssl_suite.method import Method
+from ssl_suite.methods.pretraining.simsiam import SimSiam
+from ssl_suite.nn.heads import mlp
+from ssl_suite.run import backbone_config, build_backbone, build_data, build_method
+from tests.configs import composed
+
+
+class Logged:
+    """As much of a method as the monitor looks at."""
+
+    def __init__(self, projector: nn.Module | None = None, joint_embedding: bool = True) -> None:
+        self.tags, self.logs = SimpleNamespace(joint_embedding=joint_embedding), dict[str, float]()
+        if projector is not None:
+            self.projector = projector
+
+    def log_dict(self, values: dict[str, float], **_: Any) -> None:
+        self.logs = values
+
+
+def watched(method: Logged, *batches: Tensor) -> dict[str, float]:
+    monitor: Any = CollapseMonitor()
+    for batch in batches:
+        monitor.on_train_batch_end(None, method, {"features": batch}, None, 0)
+    monitor.on_train_epoch_end(None, method)
+    return method.logs
+
+
+H = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_healthy_features_raise_no_warning() -> None:
+    torch.manual_seed(0)
+    projector = mlp(16, 32, 8)
+    before = copy.deepcopy(projector.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logs = watched(Logged(projector), H[:200], H[200:])
+        assert watched(Logged(), H).keys() == {"collapse/std", "collapse/rankme"}
+        assert watched(Logged(nn.Linear(3, 3), joint_embedding=False), H).keys() == {"collapse/std", "collapse/rankme"}
+    assert logs["collapse/std"] == pytest.approx(1.0, abs=0.05)
+    assert logs["collapse/rankme"] == pytest.approx(16.0, rel=0.05)
+    assert 5.0 < logs["collapse/embedding_rankme"] <= 8.01
+    assert projector.training
+    assert all(torch.equal(value, before[name]) for name, value in projector.state_dict().items()), "looking changed the projector"
+
+
+def test_constant_features_raise_one() -> None:
+    with pytest.warns(UserWarning, match="features have collapsed"):
+        watched(Logged(), torch.ones(100, 16) + 1e-4 * H[:100])
+
+
+def test_an_embedding_in_few_directions_raises_one() -> None:
+    with pytest.warns(UserWarning, match=r"embedding has collapsed: of 1\d\.\d directions of the features it keeps 2\.\d"):
+        watched(Logged(nn.Sequential(nn.Linear(16, 2), nn.Linear(2, 64))), H)
+
+
+class Unstopped(SimSiam):
+    """SimSiam without the stopped gradient."""
+
+    def step(self, batch: dict[str, Any]) -> StepOutput:
+        h0, h1 = (self.backbone(x) for x in self.views(batch, *self.tags.views))
+        z0, z1 = self.projector(h0), self.projector(h1)
+        loss = (self.criterion(self.predictor(z0), z1) + self.criterion(self.predictor(z1), z0)) / 2.0
+        return StepOutput(loss, features=h0.detach())
+
+
+def embedding_rank(name: str, *overrides: str, kind: Callable[..., Method] | None = None) -> float:
+    """RankMe of the embedding after ten epochs on digits, as the monitor logs it."""
+    cfg = composed(f"model={name}", "data=digits", *overrides)
+    L.seed_everything(0, verbose=False)
+    tags = locate(cfg["model"]["_target_"], name).tags
+    data = build_data(cfg, tags)
+    backbone = build_backbone(backbone_config(cfg, tags.backbone), data.spec)
+    method = build_method(cfg, backbone, data.views, data.spec)
+    if kind is not None:
+        method.step = partial(kind.step, method)  # type: ignore[attr-defined, method-assign]
+    trainer = L.Trainer(max_epochs=10, accelerator="cpu", callbacks=[CollapseMonitor()], logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(method, datamodule=data)
+    return float(trainer.callback_metrics["collapse/embedding_rankme"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "overrides", "kind"), [("simsiam", (), Unstopped), ("vicreg", ("model.variance=0",), None)])
+def test_both_collapse_arms_are_caught_within_ten_epochs(name: str, overrides: tuple[str, ...], kind: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*collapsed.*")
+        healthy = embedding_rank(name)
+    with pytest.warns(UserWarning, match="the embedding has collapsed"):
+        collapsed = embedding_rank(name, *overrides, kind=kind)
+    assert collapsed < 0.2 * healthy
