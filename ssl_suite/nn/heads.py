@@ -51,12 +51,15 @@ class PrototypeHead(nn.Module):
         hidden: width of the two hidden layers.
         bottleneck: width in which embeddings and prototypes are compared.
         prototypes: number of prototypes K.
+        norm: BatchNorm after the hidden layers; for inputs (B, D) only.
     """
 
-    def __init__(self, inputs: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+    def __init__(self, inputs: int, hidden: int, bottleneck: int, prototypes: int, norm: bool = False) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
-                                  nn.Linear(hidden, bottleneck))
+        modules: list[nn.Module] = []
+        for width in (inputs, hidden):
+            modules += [nn.Linear(width, hidden), *([nn.BatchNorm1d(hidden)] if norm else []), nn.GELU()]
+        self.body = nn.Sequential(*modules, nn.Linear(hidden, bottleneck))
         self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
         self.apply(init_transformer)
 

@@ -48,6 +48,7 @@ class DINO(Method):
         num_prototypes: K.
         hidden_dim: width of the head's hidden layers.
         bottleneck_dim: width in which embeddings and prototypes are compared.
+        head_norm: BatchNorm in the head; the paper has none for transformers, convolutional nets on small sets need it.
         centre_momentum: share of the old centre that stays with each batch.
         momentum: momentum of the teacher at the start, in [0, 1]; it rises to 1 along a cosine.
         frozen: share of the run, from its start, in which the prototypes do not learn.
@@ -63,14 +64,14 @@ class DINO(Method):
 
     def __init__(self, backbone: Backbone, views: Views, *, local_crops: int = 8, temperature: float = 0.1,
                  teacher_temperature: tuple[float, float] = (0.04, 0.07), warmup: float = 0.3, num_prototypes: int = 65536,
-                 hidden_dim: int = 2048, bottleneck_dim: int = 256, centre_momentum: float = 0.9, momentum: float = 0.996,
-                 frozen: float = 0.01, **training: Unpack[Training]) -> None:
+                 hidden_dim: int = 2048, bottleneck_dim: int = 256, head_norm: bool = False, centre_momentum: float = 0.9,
+                 momentum: float = 0.996, frozen: float = 0.01, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         if min(temperature, *teacher_temperature) <= 0.0:
             raise ValueError(f"temperature={temperature} and teacher_temperature={teacher_temperature} must be above 0")
         self.local_crops, self.temperature, self.frozen = local_crops, temperature, frozen
         self.teacher_temperature, self.warmup, self.base_momentum = teacher_temperature, warmup, momentum
-        self.head = PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, num_prototypes)
+        self.head = PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, num_prototypes, head_norm)
         self.teacher_backbone, self.teacher_head = make_teacher(self.backbone), make_teacher(self.head)
         self.centre = Centre(num_prototypes, centre_momentum)
 
