@@ -65,8 +65,8 @@ class CollapseMonitor(L.Callback):
         elif embedding_std < self.kept_std:
             rank_zero_warn(f"the embedding has collapsed: it spreads {embedding_std:.3f} times as far as the features; {REMEDY}")
         elif embedding_rankme < self.kept_rank * rankme:
-            rank_zero_warn(f"the embedding has collapsed: of the features' {rankme:.1f} directions it keeps {embedding_rankme:.1f}; "
-                           f"{REMEDY}")
+            rank_zero_warn(f"the embedding has collapsed: of the features' {rankme:.1f} directions it keeps "
+                           f"{embedding_rankme:.1f}; {REMEDY}")
 
 
 @torch.no_grad()
