@@ -9,8 +9,8 @@ Rows, each a run of train.py on as many steps:
 ``fixmatch``      labelled pictures and consistency, no pseudo-masks
 ``st``            a fresh student on labelled pictures and on the teacher's masks of all others (no threshold), in strong views
 ``st_fixmatch``   the same student with the consistency switched on: the redesign
-``st_plus_plus``  first a student of the half whose masks changed least between the teacher's checkpoints, whose guesses replace those of
-                  the other half; then a student of all (ST++, CVPR 2022, arXiv 2106.05095)
+``st_plus_plus``  first a student of the half whose masks changed least between the teacher's checkpoints, which guesses the other
+                  half anew; then a student of all (ST++, CVPR 2022, arXiv 2106.05095)
 ``all``           the teacher with every label: the ceiling
 
 A teacher guesses once, by the mean over five sizes and both mirror images, and writes ``pseudo_masks.npz`` (index, target,
@@ -67,8 +67,8 @@ def guesses(run: Run, data: Any, index: np.ndarray) -> Guess:
         probs = averaged_probs(lambda x: method.head(method.backbone.maps(x), x), method.views(batch, "clean")[0])
         confidence, target = probs.max(1)
         found.append((target.to(torch.uint8), confidence.mean((1, 2))))
-    target, confidence = (torch.cat(part).numpy() for part in zip(*found, strict=True))
-    return {"index": index, "target": target, "confidence": confidence, "kept": np.ones(len(index), bool)}
+    masks, sure = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+    return {"index": index, "target": masks, "confidence": sure, "kept": np.ones(len(index), bool)}
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def reliability(run: Run, data: Any, index: np.ndarray) -> np.ndarray:
     for file in files:
         run.method.load_state_dict(AtomicCheckpointIO().load_checkpoint(file)["state_dict"])
         batches = data.clean_loader("train", index, shard=False)
-        masks.append(torch.cat([run.method.logits(batch).argmax(1) for batch in batches]))  # type: ignore[operator]
+        masks.append(torch.cat([run.method.logits(batch).argmax(1) for batch in batches]))
     earlier = [agreement(mask, masks[-1], data.spec.num_classes) for mask in masks[:-1]]
     return torch.stack(earlier).mean(0).numpy()
 

@@ -12,6 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ssl_suite.batch import Batch, Spec
+from ssl_suite.functional.archive import dtw_accuracy, svm_probe
 from ssl_suite.functional.probes import probe_scores
 from ssl_suite.functional.spectrum import alignment, alpha_req, lidar, rankme, uniformity
 from ssl_suite.views import to_float
@@ -98,7 +99,7 @@ def _padded(x: Tensor, spec: Spec) -> Tensor:
 
 
 def judge(embed: Embed, data: Any, seed: int, samples: int | None, device: torch.device | None = None,
-          title: str = "") -> dict[str, float]:
+          title: str = "", svm: bool = False) -> dict[str, float]:
     """Scores of an embedding, of its probes and of its spectrum.
 
     The probes are fitted on the training part's true labels and measured on the test part; the spectrum is that of at most 5000
@@ -106,7 +107,8 @@ def judge(embed: Embed, data: Any, seed: int, samples: int | None, device: torch
     """
     train = features(embed, data, "train", samples, device, title)
     test = features(embed, data, "test", samples, device)
-    probes = probe_scores(train, classes(data, "train", samples), test, classes(data, "test", samples), seed)
+    parts = train, classes(data, "train", samples), test, classes(data, "test", samples)
+    probes = probe_scores(*parts, seed) | ({"svm": svm_probe(*parts)} if svm else {})
     return probes | spectrum_scores(train[subset(np.arange(len(train)), 5000)])
 
 
@@ -130,3 +132,16 @@ def view_scores(embed: Embed, data: Any, objects: int = 1000, count: int = 10) -
 
     h = features(views, data, "test", objects)
     return {"lidar": lidar(h), "alignment": alignment(h[:, 0], h[:, 1]), "uniformity": uniformity(h[:, 0])}
+
+
+def dtw_score(data: Any, samples: int | None) -> float:
+    """Accuracy on the test part of the nearest training series by dynamic time warping, over valid steps, in the data's units."""
+    series: dict[str, list[np.ndarray]] = {}
+    y: dict[str, np.ndarray] = {}
+    for part in ("train", "test"):
+        loader = data.clean_loader(part, subset(data.parts[part][1], samples), shard=False)
+        series[part] = [row[:, :n].numpy() for batch in loader
+                        for row, n in zip(batch["x"].float(), batch.get("length", torch.full((len(batch["x"]),),
+                                          batch["x"].shape[-1])).tolist(), strict=True)]
+        y[part] = classes(data, part, samples)
+    return dtw_accuracy(series["train"], y["train"], series["test"], y["test"])

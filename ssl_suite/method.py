@@ -34,8 +34,8 @@ class Training(TypedDict, total=False):
 class Method(L.LightningModule):
     """A learning method: a loss over batches, composed with a backbone, views, an optimizer and a schedule.
 
-    A subclass states `tags`, implements `step` and, where it predicts classes or masks, `logits`. Teachers are declared in `teachers`
-    and moved here, once per optimizer step, however many batches were accumulated.
+    A subclass states `tags`, implements `step` and, where it predicts classes or masks, `logits`. Teachers are declared in
+    `teachers` and moved here, once per optimizer step, however many batches were accumulated.
 
     Args:
         backbone: network under training; see `ssl_suite.backbones`.
@@ -104,8 +104,7 @@ class Method(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         self.progress = self.global_step / max(1, self.trainer.estimated_stepping_batches)
-        out = self.step(batch)
-        size = len(batch["x"] if "x" in batch else batch["unlabeled"]["x"])
+        out, size = self.step(batch), len(batch["x"] if "x" in batch else batch["unlabeled"]["x"])
         self.log("train/loss", out.loss.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": value for name, value in out.logs.items()}, batch_size=size)
         return {"loss": out.loss, "features": out.features}
@@ -118,8 +117,8 @@ class Method(L.LightningModule):
 
     def _evaluate(self, batch: Batch, part: str) -> None:
         for name, (total, count) in self.score(batch).items():
-            self.log(f"{part}/{name}", total / max(count, 1), batch_size=count, on_epoch=True, sync_dist=True,
-                     prog_bar=self.tags.target != "mask")
+            bar = self.tags.target != "mask"
+            self.log(f"{part}/{name}", total / max(count, 1), bar, batch_size=count, on_epoch=True, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self._mean_iou("val")
@@ -128,17 +127,16 @@ class Method(L.LightningModule):
         self._mean_iou("test")
 
     def _mean_iou(self, part: str) -> None:
-        each = [v for name, v in self.trainer.callback_metrics.items() if name.startswith(f"{part}/iou_")]
-        if each:
+        if each := [v for name, v in self.trainer.callback_metrics.items() if name.startswith(f"{part}/iou_")]:
             self.log(f"{part}/miou", torch.stack(each).nanmean(), sync_dist=True, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         groups, total = self.groups(), int(self.trainer.estimated_stepping_batches)
-        schedules = [group.pop("schedule", self.schedule) for group in groups]
+        rates = [group.pop("schedule", self.schedule) for group in groups]
+        factors: list[Any] = [lambda step, rate=rate: rate(step, total) for rate in rates]
         optimizer = self.make_optimizer(groups)
-        factors: list[Any] = [lambda step, schedule=schedule: schedule(step, total) for schedule in schedules]
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factors), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move the teachers: Lightning calls this once per optimizer step, not per accumulated batch."""

@@ -26,7 +26,7 @@ from ssl_suite.batch import Spec, Tags
 from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted, validate
-from ssl_suite.evaluation import judge, raw_features
+from ssl_suite.evaluation import dtw_score, judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
 from ssl_suite.method import Method
@@ -130,7 +130,8 @@ def build_method(cfg: dict[str, Any], backbone: nn.Module, views: nn.Module, spe
     offers, names = {"vocabulary": spec.vocabulary, "spec": spec}, inspect.signature(target).parameters
     given = {name: value for name, value in offers.items() if name in names and name not in cfg["model"]}
     kind = target.tags.backbone
-    needs = "token_lengths" if target.tags.target == "text" else {"tokens": "patches", "maps": "maps", "waveform": "contextualise"}.get(kind)
+    kinds = {"tokens": "patches", "maps": "maps", "waveform": "contextualise"}
+    needs = "token_lengths" if target.tags.target == "text" else kinds.get(kind)
     if needs and not hasattr(backbone, needs):
         raise ConfigError(f"{target.__name__} needs a backbone of the kind '{kind}', and {type(backbone).__name__} is none; "
                           "leave backbone unset to take the data's own choice")
@@ -250,8 +251,8 @@ def save_config(config: dict[str, Any], folder: Path) -> None:
             file.write(shlex.join(["python", f"{hydra_config.job.config_name}.py", *own, *hydra_config.overrides.task]) + "\n")
 
 
-def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer, folder: Path) -> None:
-    """One line of what will run."""
+def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer, folder: Path, mapped: str | None) -> None:
+    """One line of what will run, and one of the weights it starts from."""
     params = sum(p.numel() for p in method.parameters() if p.requires_grad)
     train = len(data.parts["train"][1])
     few = f" ({len(data.labeled)} labelled)" if data.form != "unlabeled" and len(data.labeled) < train else ""
@@ -259,6 +260,8 @@ def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer,
     Console(soft_wrap=True).print(
         f"[bold]{cfg['name']}[/]: {type(method).__name__} · {train} {data.modality}{few} · {type(method.backbone).__name__} · "
         f"{params / 1e6:.2f} M parameters · {device} · {trainer.precision} · {folder}")
+    if mapped:
+        Console(soft_wrap=True).print(f"init_from: {mapped}")
 
 
 def refuse_untrained(config: dict[str, Any]) -> None:
@@ -294,9 +297,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     if trainer.is_global_zero:
         save_config(config, folder)
         np.savez_compressed(folder / "split.npz", **data.split())
-        announce(config, method, data, trainer, folder)
-        if mapped:
-            Console(soft_wrap=True).print(f"init_from: {mapped}")
+        announce(config, method, data, trainer, folder, mapped)
     first = time.perf_counter()
     trainer.fit(method, datamodule=data, ckpt_path=resume_point(folder) if resuming else None)
     seconds = time.perf_counter() - first
@@ -308,7 +309,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         return None
     save_backbone(folder / "backbone.safetensors", method.encoder, data.spec, chosen)
     scores, references = judge_all(config, method, data, chosen, reference)
-    own = {name.removeprefix("test/"): value for name, value in results[0].items() if not math.isnan(value)}  # no IoU of a class that is nowhere
+    # A class that is nowhere in the set has no IoU.
+    own = {name.removeprefix("test/"): value for name, value in results[0].items() if not math.isnan(value)}
     scores = {**own, **scores} or {"loss": loss}
     samples = (trainer.global_step - state.first_step) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
     summary: Summary = {
@@ -377,14 +379,16 @@ def judge_all(config: dict[str, Any], method: Method, data: Any, chosen: dict[st
     references: dict[str, dict[str, float]] = {"untrained": {}, "raw": {}}
     if data.parts["train"][0].targets is None or "test" not in data.parts or not config["evaluation"]["probes"]:
         return {}, references
-    seed, samples = config["seed"], config["evaluation"]["max_samples"]
-    scores = judge(method.eval(), data, seed, samples, method.device, "probing the trained backbone")
+    seed, samples, svm = config["seed"], config["evaluation"]["max_samples"], config["evaluation"].get("svm", False)
+    scores = judge(method.eval(), data, seed, samples, method.device, "probing the trained backbone", svm)
     untrained = build_backbone(chosen, data.spec)
     untrained.load_state_dict(reference)
     untrained.eval()
     references["untrained"] = judge(lambda batch: untrained(data.views.cpu()(batch, "clean")[0], batch.get("length")), data, seed,
-                                    samples, title="probing the untrained backbone")
-    references["raw"] = judge(raw_features(data.spec), data, seed, samples, title="probing the raw data")
+                                    samples, title="probing the untrained backbone", svm=svm)
+    references["raw"] = judge(raw_features(data.spec), data, seed, samples, title="probing the raw data", svm=svm)
+    if config["evaluation"].get("dtw", False) and data.modality == "series":
+        references["raw"]["dtw"] = dtw_score(data, samples)
     return scores, references
 
 

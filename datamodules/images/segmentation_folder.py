@@ -74,7 +74,7 @@ class SegmentationFolderDataModule(SourceDataModule):
             return self.classes
         listed = root / "classes.json"
         if not listed.is_file():
-            raise ValueError(f"{listed} does not exist; write the names of the classes into it as a list, or set data.classes=[...]")
+            raise ValueError(f"{listed} does not exist; list the names of the classes in it, or set data.classes=[...]")
         names: list[str] = json.loads(listed.read_text())
         return names
 
@@ -84,4 +84,4 @@ class SegmentationFolderDataModule(SourceDataModule):
         for mask in found:
             if mask.is_file():
                 return mask
-        raise FileNotFoundError(f"{picture} has no mask {found[0]}; add it, remove the picture, or name the folder with data.masks_in")
+        raise FileNotFoundError(f"{picture} has no mask {found[0]}; add it, remove the picture, or set data.masks_in")

@@ -21,7 +21,8 @@ class UNetMaps(nn.Module):
     def __init__(self, channels: int, width: int, depth: int, norm: Norm) -> None:
         super().__init__()
         widths = [width << level for level in range(depth + 1)]
-        self.down = nn.ModuleList(self.block(before, after, norm) for before, after in zip([channels, *widths], widths, strict=False))
+        inputs = [channels, *widths[:-1]]
+        self.down = nn.ModuleList(self.block(before, after, norm) for before, after in zip(inputs, widths, strict=True))
         self.up = nn.ModuleList(self.block(3 * w, w, norm) for w in reversed(widths[:-1]))
 
     @staticmethod

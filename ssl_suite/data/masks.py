@@ -85,8 +85,8 @@ class WithPseudoMasks:
 
     Args:
         source: pictures with masks.
-        path: ``.npz`` file of ``index`` (M,), the places of pictures in the source, and ``target`` (M, H, W) uint8; of ``kept`` (M,)
-            bool where only some are to be learnt from. Other arrays (``confidence``) are not looked at.
+        path: ``.npz`` file of ``index`` (M,), the places of pictures in the source, and ``target`` (M, H, W) uint8, and of
+            ``kept`` (M,) bool where only some are to be learnt from. Other arrays (``confidence``) are not looked at.
         num_classes: every number in ``target`` lies below, or is `VOID`.
 
     Raises:
@@ -100,14 +100,14 @@ class WithPseudoMasks:
             raise FileNotFoundError(f"data.pseudo_masks={path} does not exist; make it, or leave data.pseudo_masks out")
         with np.load(path, allow_pickle=False) as file:
             if not {"index", "target"} <= set(file.files):
-                raise ValueError(f"data.pseudo_masks={path} must hold the arrays index and target; it holds {', '.join(file.files)}")
+                raise ValueError(f"data.pseudo_masks={path} must hold the arrays index and target, not {', '.join(file.files)}")
             index, target = file["index"], file["target"]
             if "kept" in file:
                 index, target = index[file["kept"]], target[file["kept"]]
         size = tuple(source.fetch(np.zeros(1, dtype=np.int64))["y"].shape[1:])
         if target.shape != (len(index), *size) or (len(index) and not 0 <= index.min() <= index.max() < len(source)):
-            raise ValueError(f"data.pseudo_masks={path}: masks {target.shape} for {len(index)} pictures do not fit the {len(source)} "
-                             f"pictures of {size[0]}x{size[1]} pixels; make them again with the data as they are now")
+            raise ValueError(f"data.pseudo_masks={path}: masks {target.shape} for {len(index)} pictures do not fit the "
+                             f"{len(source)} pictures of {size[0]}x{size[1]} pixels; make them again with the data as they are now")
         strange = np.setdiff1d(np.unique(target), [*range(num_classes), VOID])
         if len(strange):
             raise ValueError(f"data.pseudo_masks={path} holds {strange[:5].tolist()}, which are none of {num_classes} classes")

@@ -27,8 +27,8 @@ def paste(values: Tensor, where: Tensor) -> Tensor:
         values: (B, ..., H, W).
         where: True where the partner shows, (B, H, W).
     """
-    return torch.where(where.view(len(where), *(1,) * (values.ndim - 3), *where.shape[1:]), values[partners(len(values), values.device)],
-                       values)
+    others = values[partners(len(values), values.device)]
+    return torch.where(where.view(len(where), *(1,) * (values.ndim - 3), *where.shape[1:]), others, values)
 
 
 def cutmix_boxes(draw: Draw, h: int, w: int, p: float = 0.5, area: tuple[float, float] = (0.02, 0.4),
@@ -61,7 +61,7 @@ def cutmix_boxes(draw: Draw, h: int, w: int, p: float = 0.5, area: tuple[float, 
 
 
 def class_regions(target: Tensor, num_classes: int, draw: Draw) -> Tensor:
-    """The pixels of half of the classes in each mask, rounded up: what ClassMix pastes (Olsson et al., WACV 2021, arXiv 2007.07936).
+    """The pixels of half of the classes in each mask, rounded up: what ClassMix pastes (Olsson et al., arXiv 2007.07936).
 
     Args:
         target: (B, H, W) int64, `IGNORE` where there is no class; such pixels are never pasted.

@@ -118,8 +118,8 @@ class Views(nn.Module):
             draw = self.draw(batch, i)
             for op in self.ops(kind):
                 if not hasattr(op, "mask"):
-                    raise ValueError(f"the view {kind!r} holds {type(op).__name__}, which does not say what becomes of a mask; give "
-                                     f"it a method mask(y, draw), or take it out of data.views.kinds.{kind}")
+                    raise ValueError(f"the view {kind!r} holds {type(op).__name__}, which does not say what becomes of a mask; "
+                                     f"give it a method mask(y, draw), or take it out of data.views.kinds.{kind}")
                 y, x = op.mask(y, copy.copy(draw)), op(x, draw, None)
         return (x - self.mean) / self.std, y
 

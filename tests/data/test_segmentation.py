@@ -141,7 +141,7 @@ def test_pseudo_masks_stand_beside_their_pictures(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("arrays_given", "message"), [
-    ({"index": [0]}, r"must hold the arrays index and target"),
+    ({"index": [0]}, r"must hold the arrays index and target, not index"),
     ({"index": [0], "target": np.zeros((1, 8, 8))}, r"do not fit the 29 pictures of 16x16"),
     ({"index": [99], "target": np.zeros((1, 16, 16))}, r"do not fit"),
     ({"index": [0], "target": np.full((1, 16, 16), 3)}, r"holds \[3\], which are none of 3 classes")])

@@ -37,7 +37,7 @@ def weights(stage: Path) -> dict[str, torch.Tensor]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a plan that was left alone."""
     folder = tmp_path_factory.mktemp("whole")
-    code, output = finish(start(folder))
+    code, output = finish(start(folder), 600)
     assert code == 0, output
     return folder / "st-0"
 
@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("student/pseudo_labels.npz", signal.SIGKILL), ("student/checkpoints/*.ckpt", signal.SIGKILL),
     ("student/checkpoints/*.ckpt", signal.SIGTERM)])
 def test_a_killed_plan_ends_the_same(proof: str, how: signal.Signals, whole: Path, tmp_path: Path) -> None:
-    process, deadline = start(tmp_path), time.monotonic() + 300
+    process, deadline = start(tmp_path), time.monotonic() + 600
     while not any((tmp_path / "st-0").glob(proof)):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"no {proof}"
@@ -59,7 +59,7 @@ def test_a_killed_plan_ends_the_same(proof: str, how: signal.Signals, whole: Pat
     code, _ = finish(process)
     assert code == (-how if how is signal.SIGKILL else 128 + how)
     assert not (tmp_path / "st-0" / "rounds.json").exists(), "killed too late to prove anything"
-    code, output = finish(start(tmp_path), 300)
+    code, output = finish(start(tmp_path), 600)
     assert code == 0, output
     with np.load(tmp_path / "st-0/student/pseudo_labels.npz") as ours, np.load(whole / "student/pseudo_labels.npz") as theirs:
         assert all(np.array_equal(ours[key], theirs[key]) for key in theirs.files)

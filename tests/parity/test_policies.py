@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from ssl_suite.methods.self_training.fixmatch import FixMatch
-from ssl_suite.methods.self_training.policies import UDA, AdaMatch, Dash, FixedThreshold, FlexMatch, FreeMatch, SoftMatch
+from ssl_suite.methods.self_training.policies import (
+    UDA,
+    AdaMatch,
+    Dash,
+    EntropyPercentile,
+    FixedThreshold,
+    FlexMatch,
+    FreeMatch,
+    SoftMatch,
+)
 from ssl_suite.methods.self_training.policies.adaptive import even
 from tests.parity.tiny import Tiny, gradients, semi, views
 
@@ -18,7 +27,7 @@ STATEFUL = {
     "flexmatch": lambda: FlexMatch(K, N, threshold=0.7), "freematch": lambda: FreeMatch(K, momentum=0.8),
     "softmatch": lambda: SoftMatch(K, momentum=0.8), "adamatch": lambda: AdaMatch(K, momentum=0.8),
     "dash": lambda: Dash(warmup_steps=2, decay_every=1, rho_min=0.3)}
-ALL = {**STATEFUL, "fixed": lambda: FixedThreshold(0.7), "uda": UDA}
+ALL = {**STATEFUL, "fixed": lambda: FixedThreshold(0.7), "uda": UDA, "entropy": EntropyPercentile}
 
 
 def step(seed: int, m: int = M, skew: float = 0.0) -> dict[str, torch.Tensor]:

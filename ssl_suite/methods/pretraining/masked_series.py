@@ -153,7 +153,7 @@ class MaskedSeries(Method):
         x = F.pad(x, (0, self.backbone.spec.shape[-1] - x.shape[2]))  # one shape in all processes
         b, n = len(x), steps(x, batch.get("length"))
         draws = [self.views.draw(batch, MASK_STREAM + i) for i in range(self.copies)]
-        masks = [geometric_mask(draw, *x.shape[1:], self.mask_ratio, self.span) for draw in draws]
+        masks = [geometric_mask(draw, x.shape[1], x.shape[2], self.mask_ratio, self.span) for draw in draws]
         versions, length = torch.cat([x, *(x.masked_fill(mask, 0.0) for mask in masks)]), n.repeat(self.copies + 1)
         maps = self.backbone.maps(versions, length)
         h = self.backbone.pool(maps, length)

@@ -129,7 +129,7 @@ class TSTCC(Method):
         contexts = [self.context(z, last) for z in (weak, strong)]
         predictions = [self.predict(c).unflatten(1, (self.horizon, -1)) for c in contexts]
         futures = [z.index_select(1, ahead) for z in (strong, weak)]
-        temporal = sum(temporal_contrast(p, f) for p, f in zip(predictions, futures, strict=True))
+        temporal = torch.stack([temporal_contrast(p, f) for p, f in zip(predictions, futures, strict=True)]).sum()
         criterion = NTXentLoss(temperature=self.temperature, gather_distributed=world_size() > 1)
         contextual = criterion(*(self.projector(c).float() for c in contexts))
         logs = {"temporal": temporal.detach(), "contextual": contextual.detach()}

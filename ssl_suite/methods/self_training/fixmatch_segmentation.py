@@ -4,21 +4,20 @@ Idea: the guess on the weak view becomes the mask of the strong view, pixel by p
 may learn masks that an earlier model guessed for whole pictures: self-training and consistency in one stage.
 
 Paper: FixMatch (NeurIPS 2020, arXiv 2001.07685) as Yang et al. run it for masks, "Revisiting Weak-to-Strong Consistency in
-Semi-Supervised Semantic Segmentation", CVPR 2023, arXiv 2208.09910. With pseudo-masks it is the student of the redesigned self-training
-for white blood cells, arXiv 2401.07278; with pseudo-masks and ``lambda_u=0`` that of ST++ (CVPR 2022, arXiv 2106.05095). The loss
-is the mean of the terms at work: labelled, pseudo-labelled, ``lambda_u`` x consistency. The consistency is summed over the pixels
-believed and divided by all pixels that show something of the picture.
+Semi-Supervised Semantic Segmentation", CVPR 2023, arXiv 2208.09910. With pseudo-masks it is the student of the redesigned
+self-training for white blood cells, arXiv 2401.07278; with pseudo-masks and ``lambda_u=0`` that of ST++ (CVPR 2022, arXiv
+2106.05095). The loss is the mean of the terms at work: labelled, pseudo-labelled, ``lambda_u`` x consistency. The consistency is
+summed over the pixels believed and divided by all pixels that show something of the picture. As in the official code labelled
+and weak rows share a forward in training mode, and strong rows have one of their own.
 
-As in the official code labelled and weak rows share a forward in training mode, and strong rows have one of their own.
+Deviations: what is pasted (``mix="cutmix"``, into half of the strong views) comes from a neighbour in the batch and not from a
+second unlabelled batch, whose guesses are made in evaluation mode; so its guess is that of the step. ``mix="classmix"`` pastes
+half of the guessed classes instead (arXiv 2007.07936). Which pixels are believed is an object (``policy``), as for FixMatch. The
+paper on white blood cells has no public code; what its stages share with ST++ is taken from that code. ST++'s plain mean over
+labelled and pseudo-labelled pictures is here a mean over two halves.
 
-Deviations: what is pasted (``mix="cutmix"``, into half of the strong views) comes from a neighbour in the batch and not from a second
-unlabelled batch, whose guesses are made in evaluation mode; so its guess is that of the step.
-``mix="classmix"`` pastes half of the guessed classes instead (arXiv 2007.07936). Which pixels are believed is an object
-(``policy``), as for FixMatch. The paper on white blood cells has no public code; what its stages share with ST++ is taken from that
-code. ST++'s plain mean over labelled and pseudo-labelled pixels is here a mean over two halves.
-
-Batch: ``labeled`` with ``x`` (B, C, H, W), ``y`` (B, H, W), ``index``; ``unlabeled`` with ``x`` (M, C, H, W), ``index`` and, where an
-earlier model guessed, ``pseudo`` (M, H, W), 255 where it did not; both with ``epoch`` where present.
+Batch: ``labeled`` with ``x`` (B, C, H, W), ``y`` (B, H, W), ``index``; ``unlabeled`` with ``x`` (M, C, H, W), ``index`` and, where
+an earlier model guessed, ``pseudo`` (M, H, W), 255 where it did not; both with ``epoch`` where present.
 
 Known limits: FlexMatch remembers samples and not pixels, and is refused. Statistics of a policy include pixels outside of the
 picture. With four labelled pictures a run may fail altogether: report several seeds.

@@ -6,8 +6,8 @@ student goes back, and takes its real step under the teacher's better masks.
 Paper: Du et al., "Learning from Future: A Novel Self-Training Framework for Semantic Segmentation", NeurIPS 2022, arXiv 2209.06993.
 ``way="deep"`` (FST-D) takes ``ahead`` trial steps one after the other on the batch of the real step, and the teacher moves after
 each; ``way="wide"`` (FST-W) takes them side by side, each on a part of the batch of its own, and the teacher moves once, towards
-their mean. One step ahead is plain FST, none a mean teacher. As in the official code for masks the teacher guesses in evaluation mode,
-is what is judged, and the fifth of the pixels with the highest entropy is dropped.
+their mean. One step ahead is plain FST, none a mean teacher. As in the official code for masks the teacher guesses in evaluation
+mode, is what is judged, and the fifth of the pixels with the highest entropy is dropped.
 
 Deviations: a trial leaves nothing behind, be it weights, batch-norm statistics or the optimizer's memory, where the official code
 puts back the weights alone (``restore="weights"``). A wide batch is cut into ``ahead`` + 1 parts, where the official loader draws
@@ -69,9 +69,9 @@ class FutureTeacher(FixMatchSegmentation):
         super().__init__(backbone, views, num_classes=num_classes, policy=policy or EntropyPercentile(), lambda_u=lambda_u, mix=mix,
                          **training)
         if ahead < 0 or way not in ("deep", "wide") or restore not in ("all", "weights"):
-            raise ValueError(f"model.ahead={ahead} must be at least 0, model.way={way!r} 'deep' or 'wide', model.restore={restore!r} "
-                             "'all' or 'weights'")
-        self.teacher_backbone, self.teacher_head = make_teacher(self.backbone), make_teacher(self.head)
+            raise ValueError(f"model.ahead={ahead} must be at least 0, model.way={way!r} 'deep' or 'wide', "
+                             f"model.restore={restore!r} 'all' or 'weights'")
+        self.teacher_backbone, self.teacher_head = make_teacher(self.backbone).eval(), make_teacher(self.head)
         self.ahead, self.way, self.undone, self.ema_decay = ahead, way, restore, ema_decay
         self.automatic_optimization = False
 
@@ -125,7 +125,8 @@ class FutureTeacher(FixMatchSegmentation):
 
     def look_ahead(self, batches: list[Batch], optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
         """Steps on trial: the teacher keeps what comes of them, the student nothing."""
-        learnt = {name: t for name, t in (*self.named_parameters(), *self.named_buffers()) if name.split(".")[0] not in self.teachers}
+        tensors = (*self.named_parameters(), *self.named_buffers())
+        learnt = {name: t for name, t in tensors if name.split(".")[0] not in self.teachers}
         start = capture(learnt, optimizer)
         means = {name: torch.zeros_like(t) for name, t in learnt.items() if t.is_floating_point()}
         for batch in batches:
@@ -171,7 +172,7 @@ def parts(batch: Batch, n: int) -> list[Batch]:
     """
     for half, rows in batch.items():
         if len(rows["index"]) % n:
-            raise ValueError(f"model.way=wide cuts a batch into model.ahead + 1 = {n} parts, but it has {len(rows['index'])} {half} "
-                             "samples; change data.batch_size")
+            raise ValueError(f"model.way=wide cuts a batch into model.ahead + 1 = {n} parts, but it has {len(rows['index'])} "
+                             f"{half} samples; change data.batch_size")
     cut = {half: {key: value.chunk(n) for key, value in rows.items()} for half, rows in batch.items()}
     return [{half: {key: chunks[i] for key, chunks in rows.items()} for half, rows in cut.items()} for i in range(n)]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.segmentation import pixel_loss

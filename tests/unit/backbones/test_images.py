@@ -81,7 +81,8 @@ def test_deeplab_weights_load_into_plain_torchvision_and_agree_with_it():
     ours = DeepLabV3(Spec("images", (3, 32, 40))).eval()
     head, x = PixelHead(ours.num_features, 5), torch.randn(2, 3, 33, 40)
     plain = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=5).eval()
-    plain.load_state_dict({**ours.net.state_dict(), "classifier.4.weight": head.weight, "classifier.4.bias": head.bias}, strict=True)
+    last = {"classifier.4.weight": head.weight, "classifier.4.bias": head.bias}
+    plain.load_state_dict({**ours.net.state_dict(), **last}, strict=True)
     with torch.no_grad():
         torch.testing.assert_close(head(ours.maps(x), x), plain(x)["out"], atol=1e-5, rtol=1e-5)
         assert ours.maps(x).shape[2:] == ours.grid_of(33, 40)

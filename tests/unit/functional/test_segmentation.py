@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from ssl_suite.functional.segmentation import IGNORE, VOID, iou_sums, masked_mean, pixel_loss, to_rows, to_target
+from ssl_suite.functional.segmentation import (
+    IGNORE,
+    VOID,
+    agreement,
+    averaged_probs,
+    iou_sums,
+    masked_mean,
+    pixel_loss,
+    to_rows,
+    to_target,
+)
 from ssl_suite.methods.supervised.segmentation import Segmenter
 from ssl_suite.testing import tiny_backbone, tiny_batch, tiny_spec, tiny_views
 
@@ -86,3 +96,33 @@ def test_a_trainer_pools_the_set_and_leaves_out_absent_classes():
     for batch in batches:
         macro.update(method.logits(batch), batch["y"].long())
     assert found["test/miou"] == pytest.approx(float(macro.compute()), abs=1e-6)
+
+
+def test_guesses_are_averaged_over_sizes_and_mirror_images():
+    x = torch.rand(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    seen: list[tuple[int, ...]] = []
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(x.shape[2:]))
+        return 5.0 * x
+
+    probs = averaged_probs(predict, x)
+    assert sorted(set(seen)) == [(6, 8), (9, 12), (12, 16), (18, 24), (24, 32)]
+    assert len(seen) == 10
+    torch.testing.assert_close(probs.sum(1), torch.ones(2, 12, 16))
+    torch.testing.assert_close(averaged_probs(predict, x, [1.0]), (5.0 * x).softmax(1))  # what sees no sides is turned back
+    sided = averaged_probs(lambda x: torch.arange(16.0) * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1).expand(2, 2, 12, 1), x, [1.0])
+    torch.testing.assert_close(sided, sided.flip(3))  # what does see them is averaged with its mirror image
+
+
+def test_agreement_is_the_mean_iou_of_two_masks():
+    one, other = (torch.randint(0, 3, (4, 6, 6), generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    one[0], other[0] = other[0], other[0]
+    one[1], other[1] = 0, 1
+    found = agreement(one, other, 4)
+    for a, b, value in zip(one, other, found, strict=True):
+        classes = [c for c in range(4) if ((a == c) | (b == c)).any()]
+        expected = sum(float(((a == c) & (b == c)).sum() / ((a == c) | (b == c)).sum()) for c in classes) / len(classes)
+        assert value == pytest.approx(expected)
+    assert found[0] == 1.0
+    assert found[1] == 0.0

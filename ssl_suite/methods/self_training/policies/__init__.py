@@ -12,4 +12,5 @@ from ssl_suite.methods.self_training.policies.base import UDA, FixedThreshold, P
 from ssl_suite.methods.self_training.policies.dash import Dash
 from ssl_suite.methods.self_training.policies.entropy import EntropyPercentile
 
-__all__ = ["UDA", "AdaMatch", "Alignment", "Dash", "EntropyPercentile", "FixedThreshold", "FlexMatch", "FreeMatch", "Policy", "SoftMatch"]
+__all__ = ["UDA", "AdaMatch", "Alignment", "Dash", "EntropyPercentile", "FixedThreshold", "FlexMatch", "FreeMatch", "Policy",
+           "SoftMatch"]

@@ -11,8 +11,8 @@ from ssl_suite.methods.self_training.policies.base import Policy, check_range
 class EntropyPercentile(Policy):
     """The most probable class of all rows but those of the highest entropy; made for pixels.
 
-    A fixed share is believed from the first step on, sure or not. The kept rows weigh so much more that their loss is a mean over
-    them alone.
+    A fixed share is believed from the first step on, sure or not. Kept rows weigh 1; the official code of FST raises its loss by
+    all / kept, which a larger weight of the unlabelled loss does as well.
 
     Args:
         keep: share of the rows that is believed, in (0, 1]; 0.8 in the official code of FST.
@@ -33,5 +33,4 @@ class EntropyPercentile(Policy):
         entropy = -(probs * probs.clamp(min=1e-12).log()).sum(1)
         everywhere = gather(entropy)
         kept = max(1, round(self.keep * len(everywhere)))
-        weight = (entropy <= everywhere.kthvalue(kept).values).to(probs.dtype)
-        return probs.argmax(1), weight * (len(everywhere) / gather(weight).sum())
+        return probs.argmax(1), (entropy <= everywhere.kthvalue(kept).values).to(probs.dtype)
