@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +58,7 @@ def test_healthy_features_raise_no_warning() -> None:
     assert logs["collapse/std"] == pytest.approx(1.0, abs=0.05)
     assert logs["collapse/rankme"] == pytest.approx(16.0, rel=0.05)
     assert 5.0 < logs["collapse/embedding_rankme"] <= 8.01
+    assert logs["collapse/embedding_std"] > 0.2
     assert projector.training
     assert all(torch.equal(value, before[name]) for name, value in projector.state_dict().items()), "looking changed the projector"
 
@@ -69,8 +69,16 @@ def test_constant_features_raise_one() -> None:
 
 
 def test_an_embedding_in_few_directions_raises_one() -> None:
-    with pytest.warns(UserWarning, match=r"embedding has collapsed: of 1\d\.\d directions of the features it keeps 2\.\d"):
+    with pytest.warns(UserWarning, match=r"embedding has collapsed: of the features' 1\d\.\d directions it keeps 2\.\d"):
         watched(Logged(nn.Sequential(nn.Linear(16, 2), nn.Linear(2, 64))), H)
+
+
+def test_an_embedding_that_shrinks_raises_one() -> None:
+    small = nn.Linear(16, 16, bias=False)
+    nn.init.eye_(small.weight).data.mul_(0.05)
+    with pytest.warns(UserWarning, match=r"embedding has collapsed: it spreads 0\.050 times as far"):
+        logs = watched(Logged(small), H)
+    assert logs["collapse/embedding_rankme"] == pytest.approx(16.0, rel=0.05), "the rank alone does not see it"
 
 
 class Unstopped(SimSiam):
@@ -83,28 +91,31 @@ class Unstopped(SimSiam):
         return StepOutput(loss, features=h0.detach())
 
 
-def embedding_rank(name: str, *overrides: str, kind: Callable[..., Method] | None = None) -> float:
-    """RankMe of the embedding after ten epochs on digits, as the monitor logs it."""
+def trained(name: str, *overrides: str, kind: type[Method] | None = None) -> dict[str, Tensor]:
+    """What the monitor logs of the last of ten epochs on digits."""
     cfg = composed(f"model={name}", "data=digits", *overrides)
     L.seed_everything(0, verbose=False)
     tags = locate(cfg["model"]["_target_"], name).tags
     data = build_data(cfg, tags)
     backbone = build_backbone(backbone_config(cfg, tags.backbone), data.spec)
-    method = build_method(cfg, backbone, data.views, data.spec)
+    method: Any = build_method(cfg, backbone, data.views, data.spec)
     if kind is not None:
-        method.step = partial(kind.step, method)  # type: ignore[attr-defined, method-assign]
+        method.step = partial(kind.step, method)
     trainer = L.Trainer(max_epochs=10, accelerator="cpu", callbacks=[CollapseMonitor()], logger=False, enable_checkpointing=False,
                         enable_progress_bar=False, enable_model_summary=False)
     trainer.fit(method, datamodule=data)
-    return float(trainer.callback_metrics["collapse/embedding_rankme"])
+    return trainer.callback_metrics
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "overrides", "kind"), [("simsiam", (), Unstopped), ("vicreg", ("model.variance=0",), None)])
-def test_both_collapse_arms_are_caught_within_ten_epochs(name: str, overrides: tuple[str, ...], kind: Any) -> None:
+@pytest.mark.parametrize(("figure", "name", "overrides", "kind"), [
+    ("rankme", "simsiam", (), Unstopped), ("std", "vicreg", ("model.variance=0",), None)])
+def test_both_collapse_arms_are_caught_within_ten_epochs(figure: str, name: str, overrides: tuple[str, ...],
+                                                         kind: type[Method] | None) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*collapsed.*")
-        healthy = embedding_rank(name)
+        healthy = trained(name)
     with pytest.warns(UserWarning, match="the embedding has collapsed"):
-        collapsed = embedding_rank(name, *overrides, kind=kind)
-    assert collapsed < 0.2 * healthy
+        collapsed = trained(name, *overrides, kind=kind)
+    assert collapsed[f"collapse/embedding_{figure}"] < 0.35 * healthy[f"collapse/embedding_{figure}"]
+    assert collapsed["collapse/std"] > 0.5, "the features alone do not tell"
