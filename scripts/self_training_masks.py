@@ -62,13 +62,15 @@ def train(folder: Path, given: list[str]) -> Path:
 def guesses(run: Run, data: Any, index: np.ndarray) -> Guess:
     """Masks of training pictures by a trained method: index (M,), target (M, H, W) uint8, confidence (M,), the mean over pixels."""
     method: Any = run.method.eval()
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    targets: list[torch.Tensor] = []
+    confidences: list[torch.Tensor] = []
     for batch in data.clean_loader("train", index, shard=False):
         probs = averaged_probs(lambda x: method.head(method.backbone.maps(x), x), method.views(batch, "clean")[0])
         confidence, target = probs.max(1)
-        found.append((target.to(torch.uint8), confidence.mean((1, 2))))
-    target, confidence = (torch.cat(part).numpy() for part in zip(*found, strict=True))
-    return {"index": index, "target": target, "confidence": confidence, "kept": np.ones(len(index), bool)}
+        targets.append(target.to(torch.uint8))
+        confidences.append(confidence.mean((1, 2)))
+    return {"index": index, "target": torch.cat(targets).numpy(), "confidence": torch.cat(confidences).numpy(),
+            "kept": np.ones(len(index), bool)}
 
 
 @torch.no_grad()
@@ -82,7 +84,7 @@ def reliability(run: Run, data: Any, index: np.ndarray) -> np.ndarray:
     for file in files:
         run.method.load_state_dict(AtomicCheckpointIO().load_checkpoint(file)["state_dict"])
         batches = data.clean_loader("train", index, shard=False)
-        masks.append(torch.cat([run.method.logits(batch).argmax(1) for batch in batches]))  # type: ignore[operator]
+        masks.append(torch.cat([run.method.logits(batch).argmax(1) for batch in batches]))
     earlier = [agreement(mask, masks[-1], data.spec.num_classes) for mask in masks[:-1]]
     return torch.stack(earlier).mean(0).numpy()
 
