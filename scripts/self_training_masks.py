@@ -62,7 +62,8 @@ def train(folder: Path, given: list[str]) -> Path:
 def guesses(run: Run, data: Any, index: np.ndarray) -> Guess:
     """Masks of training pictures by a trained method: index (M,), target (M, H, W) uint8, confidence (M,), the mean over pixels."""
     method: Any = run.method.eval()
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    targets: list[torch.Tensor] = []
+    confidences: list[torch.Tensor] = []
     for batch in data.clean_loader("train", index, shard=False):
         probs = averaged_probs(lambda x: method.head(method.backbone.maps(x), x), method.views(batch, "clean")[0])
         confidence, target = probs.max(1)
