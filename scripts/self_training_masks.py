@@ -67,9 +67,10 @@ def guesses(run: Run, data: Any, index: np.ndarray) -> Guess:
     for batch in data.clean_loader("train", index, shard=False):
         probs = averaged_probs(lambda x: method.head(method.backbone.maps(x), x), method.views(batch, "clean")[0])
         confidence, target = probs.max(1)
-        found.append((target.to(torch.uint8), confidence.mean((1, 2))))
-    masks, sure = (torch.cat(part).numpy() for part in zip(*found, strict=True))
-    return {"index": index, "target": masks, "confidence": sure, "kept": np.ones(len(index), bool)}
+        targets.append(target.to(torch.uint8))
+        confidences.append(confidence.mean((1, 2)))
+    return {"index": index, "target": torch.cat(targets).numpy(), "confidence": torch.cat(confidences).numpy(),
+            "kept": np.ones(len(index), bool)}
 
 
 @torch.no_grad()
