@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ssl_suite.config import ConfigError
-from ssl_suite.methods.pretraining.e2mc import E2MC, decorrelation, marginal_entropy
+from ssl_suite.methods.pretraining.e2mc import E2MC, marginal_entropy
 from ssl_suite.methods.pretraining.vicreg import VICReg
 from tests.parity.test_e2mc import ADAM, SMALL, make
 from tests.parity.tiny import Tiny, pictures, views
@@ -68,7 +68,7 @@ def test_what_it_cannot_go_on_from_is_named(what: str, trained: Path, tmp_path: 
         fit(E2MC(Tiny(), views(), start=str(source), **widths, **ADAM), BATCHES, 1)
 
 
-def test_entropy_rises_and_covariance_does_not_on_samples_not_seen(trained: Path) -> None:
+def test_entropy_rises_on_samples_not_seen(trained: Path) -> None:
     """Against as many epochs without the two terms, from the same weights and moments."""
     found = []
     for weight in (0.0, 25.0):
@@ -76,7 +76,6 @@ def test_entropy_rises_and_covariance_does_not_on_samples_not_seen(trained: Path
         fit(method, BATCHES, 20)
         with torch.no_grad():
             u = method.eval().projector(method(pictures(200, 500, labels=False))).sigmoid()
-        found.append((float(marginal_entropy(u)), float(decorrelation(u))))
-    (control, control_covariance), (entropy, covariance) = found
+        found.append(float(marginal_entropy(u)))
+    control, entropy = found
     assert entropy > control + 0.1
-    assert covariance <= control_covariance
