@@ -72,7 +72,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        sys.stdout.write("{data:12} {order:9} {model:7} {lambda:10g} {error:7.3f}  xi {xi}\n".format(**row))
+        sys.stdout.write("  ".join(f"{value:.4g}" if isinstance(value, float) else f"{value:<11}" for value in row.values()) + "\n")
 
 
 if __name__ == "__main__":
