@@ -72,8 +72,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        name, order, model, strength, error, xi = (row[key] for key in ("data", "order", "model", "lambda", "error", "xi"))
-        sys.stdout.write(f"{name:12} {order:9} {model:7} {strength:10g} {error:7.3f}  xi {xi}\n")
+        sys.stdout.write("  ".join(f"{value:.4g}" if isinstance(value, float) else f"{value:<11}" for value in row.values()) + "\n")
 
 
 if __name__ == "__main__":
