@@ -168,10 +168,13 @@ def test_clean_error_does_not_learn(data: Any) -> None:
 
 
 def test_memory_sees_what_is_allocated() -> None:
-    before = memory(CPU)
-    held = np.ones((64, 2**20), np.uint8)
-    assert 40 < memory(CPU) - before < 200
-    del held
+    seen = []
+    for _ in range(5):  # the system may take pages back meanwhile
+        before = memory(CPU)
+        held = np.ones((64, 2**20), np.uint8)
+        seen.append(memory(CPU) - before)
+        del held
+    assert any(40 < more < 200 for more in seen), seen
 
 
 @pytest.mark.parametrize("kind", ["mixed", "long", "gradual"])
