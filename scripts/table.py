@@ -88,7 +88,8 @@ def collect(table: dict[str, Any], rows: list[str], seeds: list[int], folders: P
             summary = json.loads((folders / f"{row}-{seed}" / "summary.json").read_text())
             line = shlex.join(command({**table, "data": "DATA"}, row, seed, Path("RUNS"), [o for o in extra if "path=" not in o]))
             shared = {"seed": seed, "commit": summary["commit"], "seconds": summary["wall_seconds"],
-                      "torch": summary["versions"]["torch"], "command": f"python {line}"}
+                      "samples_per_second": summary["samples_per_second"], "torch": summary["versions"]["torch"],
+                      "command": f"python {line}"}
             for name, value in summary["scores"].items():
                 records.append({"row": row, "metric": name, "value": value, **shared})
             for reference, scores in summary["references"].items():
