@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -179,14 +180,31 @@ def class_numbers(labels: Mapping[str, np.ndarray | None], names: np.ndarray | N
 
     Returns:
         Numbers of each part, and the names of the classes.
+
+    Raises:
+        ValueError: a label is no whole number.
     """
-    given = [np.asarray(part) for part in labels.values() if part is not None]
+    given = {part: np.asarray(old) for part, old in labels.items() if old is not None}
     if not given:
         return dict(labels), ()
-    values = np.unique(np.concatenate(given))
+    for part, old in given.items():
+        if old.dtype.kind == "f" and (wrong := old[~np.isfinite(old) | (old != old.round())]).size:
+            raise ValueError(f"the {part} labels hold {wrong[0]}, which is no class; leave such samples out, or number the classes")
+    values = np.unique(np.concatenate(list(given.values())))
     numbers = {part: None if old is None else np.searchsorted(values, old) for part, old in labels.items()}
+    told(given, values)
     by_number = names is not None and values.dtype.kind in "iu" and values[0] >= 0 and values[-1] < len(names)
     return numbers, tuple(str(names[v]) if by_number and names is not None else str(v) for v in values)
+
+
+def told(given: Mapping[str, np.ndarray], values: np.ndarray) -> None:
+    """Warn of a -1 beside a 0, which may stand for "no label", and of classes that training will never see."""
+    if values.dtype.kind in "if" and {-1, 0, 1} < set(values.tolist()):
+        warnings.warn("label -1 is a class like the others here; where it stands for no label, list the labelled samples in "
+                      "data.split_file", stacklevel=2)
+    if unseen := sorted(set(values.tolist()) - set(given.get("train", values).tolist())):
+        warnings.warn(f"no training sample has label {', '.join(map(str, unseen[:5]))}: samples of that class always count as "
+                      "mistakes", stacklevel=2)
 
 
 def divide_rows(arrays: Mapping[str, np.ndarray], n: int, targets: np.ndarray | None,

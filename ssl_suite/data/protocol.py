@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -87,6 +88,9 @@ def label(source: Source, kept: np.ndarray, num_classes: int, seed: int,
         if source.lengths is not None:
             raise ValueError("data.selection_bias compares samples value by value and needs them of equal length")
         labeled = kept[splits.selection_bias_pca(source.fetch(kept)["x"].numpy(), targets, bias, seed, per_class, count)]
+    if source.targets is not None and (untaught := sorted({*range(num_classes)} - set(source.targets[labeled].tolist()))):
+        warnings.warn(f"no labelled sample is of class {', '.join(map(str, untaught[:5]))}, so it will never be guessed; "
+                      "data.labels_per_class gives every class as many", stacklevel=2)
     rate, pairs = protocol.get("label_noise", 0.0), protocol.get("mistaken_for")
     if "targets" in saved or source.targets is None or not rate:
         return labeled, saved.get("targets", source.targets)

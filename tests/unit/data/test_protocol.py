@@ -48,6 +48,11 @@ def test_the_last_samples_are_held_out() -> None:
     assert [len(part) for part in divide(ArraySource(np.zeros((10, 1, 4))), 0.0, 0, {"val_from": "end"})] == [10, 0]
 
 
+def test_a_class_without_a_label_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"no labelled sample is of class .*labels_per_class"):
+        digits(labels=5)
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".txt"])
 def test_a_list_says_which_samples_are_labelled(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"labelled{suffix}"
@@ -55,7 +60,8 @@ def test_a_list_says_which_samples_are_labelled(suffix: str, tmp_path: Path) -> 
         np.save(path, np.array([9, 2, 5]))
     else:
         path.write_text("9\n2\n5\n")
-    data = digits(split_file=path, label_noise=1.0, mistaken_for=dict.fromkeys(range(1, 10), 0))
+    with pytest.warns(UserWarning, match="no labelled sample is of class"):
+        data = digits(split_file=path, label_noise=1.0, mistaken_for=dict.fromkeys(range(1, 10), 0))
     assert data.labeled.tolist() == [2, 5, 9]
     assert not data.targets.any()
 

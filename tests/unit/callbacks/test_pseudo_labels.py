@@ -1,0 +1,72 @@
+"""The monitor tells of guesses that nobody believes and of a model that only ever says one class."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssl_suite.callbacks import PseudoLabelMonitor
+from ssl_suite.method import Method
+from ssl_suite.methods.self_training.fixmatch import FixMatch
+from ssl_suite.testing import tiny_backbone, tiny_batch, tiny_spec, tiny_views
+
+SPEC = tiny_spec("images")
+
+
+class Guesser(nn.Module):
+    """As much of a method as the monitor asks."""
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.scores, self.norm = scores, nn.BatchNorm1d(1)
+
+    def logits(self, batch: Any) -> Tensor:
+        assert not self.training
+        return self.scores
+
+
+def epoch(method: nn.Module, believed: list[float], patience: int = 3, monitor: Any = None) -> None:
+    monitor = monitor or PseudoLabelMonitor(patience)
+    batch = {"labeled": tiny_batch(SPEC, 2), "unlabeled": tiny_batch(SPEC, 4)}
+    for value in believed:
+        trainer = SimpleNamespace(callback_metrics={"train/mask_ratio": torch.tensor(value)})
+        monitor.on_train_batch_end(trainer, method, None, batch, 0)
+    monitor.on_train_epoch_end(None, method)
+
+
+def test_a_model_that_learns_from_its_guesses_is_left_alone() -> None:
+    method = Guesser(torch.eye(4)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        epoch(method, [0.0, 0.0, 0.5, 0.0, 0.0])
+        monitor: Any = PseudoLabelMonitor()
+        monitor.on_train_batch_end(SimpleNamespace(callback_metrics={}), method, None, tiny_batch(SPEC, 4), 0)
+        monitor.on_train_epoch_end(None, method)  # no unlabelled batches
+    assert method.training
+
+
+def test_guesses_that_are_never_believed_are_told_across_epochs() -> None:
+    monitor = PseudoLabelMonitor(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        epoch(Guesser(torch.eye(4)), [0.5, 0.0, 0.0], monitor=monitor)
+    with pytest.warns(UserWarning, match=r"believed for the last 4 steps.*policy"):
+        epoch(Guesser(torch.eye(4)), [0.0, 0.0], monitor=monitor)
+
+
+def test_a_constant_teacher_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"all 4 guesses .* class 2.*constant"):
+        epoch(Guesser(torch.tensor([[0.0, 0.1, 0.2]]).expand(4, 3)), [1.0])
+
+
+def test_a_real_method_whose_head_has_died_is_told() -> None:
+    method: Method = FixMatch(tiny_backbone("features", SPEC), tiny_views(SPEC), num_classes=SPEC.num_classes)
+    method.ema_head.bias.data[1] = 100.0
+    with pytest.warns(UserWarning, match="are of class 1"):
+        epoch(method, [1.0])
+    assert method.training
