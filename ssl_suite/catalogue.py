@@ -36,7 +36,8 @@ def entries() -> list[Entry]:
     for path in sorted(files("configs").joinpath("model").iterdir(), key=lambda p: p.name):
         if not path.name.endswith(".yaml"):
             continue
-        config: dict[str, Any] = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        config: dict[str, Any] = yaml.safe_load(text)
         nodes = {"train.py": config.get("model"), "adapt.py": config.get("adapter")}
         programs = [program for program, node in nodes.items() if node]
         module, name = nodes[programs[0]]["_target_"].rsplit(".", 1)  # type: ignore[index]
@@ -46,6 +47,8 @@ def entries() -> list[Entry]:
         if "fixmatch" in config.get("defaults", ()):  # FixMatch with another policy: the policy is what there is to say
             policy = policy_of(config["defaults"])
             doc, tags = (policy.__doc__ or "").splitlines()[0], replace(tags, paper=policy.paper)
+        elif tags.paper == "none":  # one class, several uses: the line under the command says which
+            doc = text.splitlines()[2].removeprefix("# ")
         found.append(Entry(path.name[:-5], tags.script or " and ".join(programs), doc.rstrip("."), tags))
     order = ("pretraining", "self_training", "distillation", "adaptation", "supervised")
     return sorted(found, key=lambda e: (order.index(e.tags.task), e.name))
