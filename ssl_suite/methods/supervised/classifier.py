@@ -51,8 +51,7 @@ class Classifier(Method):
         ValueError: layer decay is asked of a frozen backbone, or lies outside (0, 1].
     """
 
-    tags = Tags("none", "supervised", batch="labeled", views=("weak",),
-                target="class")
+    tags = Tags("none", "supervised", batch="labeled", views=("weak",), target="class")
 
     def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, frozen: bool = False,
                  layer_decay: float | None = None, mixup: float = 0.0, cutmix: float = 0.0,
