@@ -7,5 +7,6 @@ from ssl_suite.callbacks.knn import OnlineKNN
 from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.callbacks.termination import Termination
+from ssl_suite.callbacks.wait import DataWait
 
-__all__ = ["CollapseMonitor", "FiniteGuard", "OnlineKNN", "Pictures", "ResumeState", "Termination", "WeightDecay"]
+__all__ = ["CollapseMonitor", "DataWait", "FiniteGuard", "OnlineKNN", "Pictures", "ResumeState", "Termination", "WeightDecay"]
