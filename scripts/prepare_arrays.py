@@ -1,9 +1,11 @@
 """Turn a folder of pictures or recordings into memory-mapped arrays.
 
     python scripts/prepare_arrays.py images PICTURES arrays/birds --size 64
+    python scripts/prepare_arrays.py packed PICTURES arrays/birds
     python scripts/prepare_arrays.py audio  RECORDINGS arrays/calls --rate 16000
 
-The result loads with ``data=image_arrays data.path=arrays/birds`` or ``data=speech_arrays data.path=arrays/calls``.
+``packed`` keeps the files' content as it is, for sets that are too large to be kept decoded. The command that loads the result is
+printed at the end.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ssl_suite.data.prepare import prepare_audio, prepare_images
+from ssl_suite.data.prepare import prepare_audio, prepare_images, prepare_packed
 
 LAYOUT = ("INPUT is a folder: CLASS/FILE, or train/CLASS/FILE and test/CLASS/FILE, or files without classes. "
           "For audio it may also be a list (.tsv with a head line, or .jsonl) with the columns "
@@ -22,12 +24,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog=LAYOUT)
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="images|audio")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="images|packed|audio")
     images = kinds.add_parser("images", help="uint8 pictures of one size", epilog=LAYOUT)
     images.add_argument("--size", type=int, default=64, help="shorter side in pixels (default: %(default)s)")
+    packed = kinds.add_parser("packed", help="encoded pictures of any sizes end to end", epilog=LAYOUT)
     audio = kinds.add_parser("audio", help="int16 recordings end to end", epilog=LAYOUT)
     audio.add_argument("--rate", type=int, default=16000, help="samples per second (default: %(default)s)")
-    for kind in (images, audio):
+    for kind in (images, packed, audio):
         kind.add_argument("input", metavar="INPUT", help="folder of files" + (", or a list" if kind is audio else ""))
         kind.add_argument("output", metavar="OUTPUT", help="folder to make; appears only when complete")
         kind.add_argument("--max-bad", type=int, default=0, help="unreadable files to leave out (default: %(default)s)")
@@ -40,12 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.kind == "images":
             n = prepare_images(args.input, args.output, args.size, args.max_bad)
+        elif args.kind == "packed":
+            n = prepare_packed(args.input, args.output, args.max_bad)
         else:
             n = prepare_audio(args.input, args.output, args.rate, args.max_bad)
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
-    name = "image_arrays" if args.kind == "images" else "speech_arrays"
+    name = {"images": "image_arrays", "packed": "image_arrays data.size=64", "audio": "speech_arrays"}[args.kind]
     print(f"{n} samples in {args.output}; use them with data={name} data.path={args.output}")
     return 0
 
