@@ -15,6 +15,7 @@ from ssl_suite.data.arrays import class_numbers, existing
 from ssl_suite.data.audio import AUDIO, AudioFiles, Resampled, measure, resampled_lengths
 from ssl_suite.data.cache import new_folder
 from ssl_suite.data.files import PICTURES, Columns, decode_picture, read_manifest, scan
+from ssl_suite.data.streamed import write_streamed
 
 
 def prepare_images(folder: str | Path, out: str | Path, size: int, max_bad: int = 0) -> int:
@@ -91,6 +92,44 @@ def prepare_packed(folder: str | Path, out: str | Path, max_bad: int = 0) -> int
         data.flush()
         np.save(work / "all_offsets.npy", offsets)
         _save_columns({key: values[good] for key, values in columns.items()}, work)
+    return len(good)
+
+
+def prepare_streamed(path: str | Path, out: str | Path, max_bad: int = 0, chunk_bytes: int = 16_000_000) -> int:
+    """Write pictures or recordings, the files' content unchanged, as a streamed set (see `ssl_suite.data.streamed`).
+
+    They are put in random order, so that neighbours in a chunk have nothing to do with each other.
+
+    Args:
+        path: folder of pictures or of recordings, or a list of recordings.
+        out: folder to make; it appears when everything is written.
+        max_bad: unreadable files to leave out with a warning.
+        chunk_bytes: bytes of a chunk, at most.
+
+    Returns:
+        Number of items.
+
+    Raises:
+        FileNotFoundError: no such path, or nothing in it.
+        FileExistsError: ``out`` exists.
+        ImportError: litdata, or soundfile for recordings, is missing.
+        ValueError: too many files cannot be read.
+    """
+    path = existing(path)
+    files, columns = scan(path, (*PICTURES, *AUDIO)) if path.is_dir() else read_manifest(path)
+    kinds = {f.suffix.lower() in AUDIO for f in files}
+    if len(kinds) > 1:
+        raise ValueError(f"{path} holds pictures and recordings; make a set of each")
+    with new_folder(_free(out)) as work:
+        if kinds == {True}:
+            good, lengths, rates = measure(files, max_bad)
+            known = {"lengths": lengths, "rates": rates}
+        else:
+            good, known = np.array(readable(files, max_bad)), {}
+        known |= {key: values[good] for key, values in columns.items() if key != "paths"}
+        order = np.random.default_rng(0).permutation(len(good))
+        contents = (files[i].read_bytes() for i in track(good[order], "writing chunks"))
+        write_streamed(work, contents, {key: values[order] for key, values in known.items()}, chunk_bytes)
     return len(good)
 
 
