@@ -126,7 +126,7 @@ def prepare_streamed(path: str | Path, out: str | Path, max_bad: int = 0, chunk_
             known = {"lengths": lengths, "rates": rates}
         else:
             good, known = np.array(readable(files, max_bad)), {}
-        known |= {key: values[good] for key, values in columns.items() if key != "paths"}
+        known = {key: values[good] for key, values in columns.items() if key != "paths"} | known  # measured, not claimed
         order = np.random.default_rng(0).permutation(len(good))
         contents = (files[i].read_bytes() for i in track(good[order], "writing chunks"))
         write_streamed(work, contents, {key: values[order] for key, values in known.items()}, chunk_bytes)

@@ -42,7 +42,8 @@ def write_streamed(folder: Path, items: Iterable[bytes], columns: Columns, chunk
     chunks, total = streaming.Cache(str(folder / "items"), chunk_bytes=chunk_bytes), 0
     for i, item in enumerate(items):
         chunks[i], total = item, total + len(item)
-    np.savez_compressed(archive, total_bytes=total, **columns)
+    known: dict[str, Any] = {**columns, "total_bytes": total}
+    np.savez_compressed(archive, **known)
     head = streaming.Cache(str(folder / "columns"), chunk_size=1)
     head[0] = archive.getvalue()
     for part in (chunks, head):
