@@ -144,14 +144,15 @@ class SourceDataModule(L.LightningDataModule):
     def _shuffled(self, indices: np.ndarray, batch_size: int, steps: int | None, labeled: bool) -> DataLoader[Any]:
         source = self.parts["train"][0]
         rank, world = place(self.trainer)
+        blocks = getattr(source, "blocks", None)
         sampler: ShuffledSampler
         if self.frames is not None:
-            sampler = BucketSampler(indices, source.lengths, self.frames, self.seed, rank=rank, world=world)
+            sampler = BucketSampler(indices, source.lengths, self.frames, self.seed, rank=rank, world=world, blocks=blocks)
         elif labeled and len(self.pseudo):
             sampler = mixed_sampler(np.setdiff1d(indices, self.pseudo), self.pseudo, batch_size, self.label_share, steps, self.seed,
                                     rank, world)
         else:
-            sampler = EpochSampler(indices, batch_size, self.seed, steps, rank, world)
+            sampler = EpochSampler(indices, batch_size, self.seed, steps, rank, world, blocks)
         sampler.position = self.position
         self._samplers.append(sampler)
         return self._loader(Indexed(source, self.targets if labeled else None, labeled), sampler)

@@ -44,7 +44,7 @@ img { max-width: 100% } .runs { display: flex; flex-wrap: wrap; gap: 2em } .runs
 <h2>Runs</h2>
 <div class="scroll"><table>
 <tr><th></th>{% for run in runs %}<th>{{ run.name }}</th>{% endfor %}</tr>
-{% for key in ("method", "data", "modality", "seed", "commit", "wall_seconds", "samples_per_second") %}
+{% for key in ("method", "data", "modality", "seed", "commit", "wall_seconds", "samples_per_second", "data_wait") %}
 <tr><th>{{ key | replace("_", " ") }}</th>{% for run in runs %}<td>{{ run.summary[key] }}</td>{% endfor %}</tr>
 {% endfor %}
 <tr><th>versions</th>{% for run in runs %}<td>{% for name, version in run.summary.versions.items() %}{{ name }} {{ version }}<br />

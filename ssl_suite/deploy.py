@@ -217,7 +217,7 @@ def deploy(cfg: DictConfig, folder: Path) -> None:
     summary: Summary = {
         "method": name_of(config, "model"), "data": trained.data_name, "modality": data.modality, "seed": config["seed"],
         "commit": commit(), "versions": versions(), "wall_seconds": round(time.perf_counter() - started, 2),
-        "samples_per_second": timed_rate(sum(len(o.adapted) for o in outcomes), seconds),
+        "samples_per_second": timed_rate(sum(len(o.adapted) for o in outcomes), seconds), "data_wait": None,
         "scores": flat(adapted), "references": {"source": flat(plainly)}}
     write_summary(folder, summary)
     report(folder, summary, outcomes, streams.batch_size)

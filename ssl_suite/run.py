@@ -302,7 +302,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     trainer.fit(method, datamodule=data, ckpt_path=resume_point(folder) if resuming else None)
     seconds = time.perf_counter() - first
     state = next((c for c in trainer.callbacks if isinstance(c, ResumeState)), ResumeState())  # type: ignore[attr-defined]
-    loss = float(trainer.callback_metrics.get("train/loss", state.metrics.get("train/loss", 0.0)))
+    logged = {**state.metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
     results = trainer.test(method, datamodule=data, verbose=False) if "test" in data.parts else [{}]
     method = whole(method, config, chosen, data, trainer)
     if not trainer.is_global_zero:
@@ -311,12 +311,13 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     scores, references = judge_all(config, method, data, chosen, reference)
     # A class that is nowhere in the set has no IoU.
     own = {name.removeprefix("test/"): value for name, value in results[0].items() if not math.isnan(value)}
-    scores = {**own, **scores} or {"loss": loss}
+    scores = {**own, **scores} or {"loss": logged.get("train/loss", 0.0)}
     samples = (trainer.global_step - state.first_step) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
     summary: Summary = {
         "method": name_of(config, "model"), "data": name_of(config, "data"), "modality": data.modality,
         "seed": config["seed"], "commit": commit(), "versions": versions(),
         "wall_seconds": round(time.perf_counter() - started, 2), "samples_per_second": timed_rate(samples, seconds),
+        "data_wait": logged.get("train/data_wait"),
         "scores": flat(scores), "references": {name: flat(values) for name, values in references.items()}}
     write_summary(folder, summary)
     print_summary(folder, summary, next_commands(tags, folder, summary["data"]))

@@ -29,6 +29,7 @@ class Summary(TypedDict):
         versions: version of every package that matters.
         wall_seconds: from start to end, evaluation included.
         samples_per_second: training (or adaptation) samples per second of training (adaptation) time.
+        data_wait: share of the last epoch's training time spent waiting for data, in [0, 1]; None where it was not measured.
         scores: what the run reached, name -> finite number.
         references: the same of what it is to be compared with: ``untrained`` and ``raw``, or ``source``; may be empty.
     """
@@ -41,6 +42,7 @@ class Summary(TypedDict):
     versions: dict[str, str]
     wall_seconds: float
     samples_per_second: float
+    data_wait: float | None
     scores: dict[str, float]
     references: dict[str, dict[str, float]]
 
@@ -79,7 +81,9 @@ def check_summary(summary: Mapping[str, Any]) -> None:
         raise ValueError(f"summary.json: versions={summary['versions']} is no map of names to texts")
     if not summary["scores"]:
         raise ValueError("summary.json: there are no scores")
-    numbers = {key: summary[key] for key in ("wall_seconds", "samples_per_second")}
+    numbers = {key: summary[key] for key in ("wall_seconds", "samples_per_second", "data_wait")}
+    if numbers["data_wait"] is None:
+        del numbers["data_wait"]
     for where, scores in {"scores": summary["scores"], **summary["references"]}.items():
         numbers |= {f"{where}.{name}": value for name, value in scores.items()}
     for where, value in numbers.items():
@@ -111,7 +115,8 @@ def print_summary(folder: Path, summary: Summary, next_commands: list[str]) -> N
         table.add_row(row, *(f"{values[row]:.3f}" if row in values else "" for values in columns.values()))
     console.print(table)
     pictures = ", ".join(sorted(p.name for p in (folder / "pictures").glob("*.png")))
-    lines = [f"{summary['wall_seconds']:.0f} s in all, {summary['samples_per_second']:.0f} samples/s in training", "",
+    waited = "" if summary["data_wait"] is None else f", {100 * summary['data_wait']:.0f} % of it spent waiting for data"
+    lines = [f"{summary['wall_seconds']:.0f} s in all, {summary['samples_per_second']:.0f} samples/s in training{waited}", "",
              f"weights   {folder / 'backbone.safetensors'}",
              f"metrics   {folder / 'metrics.csv'}, or: tensorboard --logdir {folder}",
              f"pictures  {folder / 'pictures'}: {pictures or 'none'}",

@@ -18,7 +18,8 @@ from ssl_suite.data.arrays import (
     find_keys,
     labels_key,
 )
-from ssl_suite.data.packed import packed_parts, unpack
+from ssl_suite.data.files import EncodedSource
+from ssl_suite.data.packed import Packed, packed_parts, unpack
 from ssl_suite.data.sources import ArraySource, Source
 
 
@@ -27,8 +28,8 @@ class ImageArraysDataModule(SourceDataModule):
 
     Finds keys such as ``train_images`` and ``train_labels``, ``X_train`` and ``y_train``, or undivided ``images`` and
     ``labels``, from which a test part is then held out. Part keys like ``train_bytes`` are unpacked (see
-    `ssl_suite.data.packed`; the first time takes about 0.05 ms a picture). A ``val`` part without a ``test`` part is
-    the test.
+    `ssl_suite.data.packed`; the first time takes about 0.05 ms a picture), or, with ``size``, left packed and decoded in
+    the loader's workers at every fetch. A ``val`` part without a ``test`` part is the test.
 
     Args:
         path: ``.npz`` file, ``.npy`` file, or folder of ``.npy`` files.
@@ -38,6 +39,10 @@ class ImageArraysDataModule(SourceDataModule):
         test_fraction: share held out where the data have no parts and ``test_where`` is None.
         max_train: use this many training pictures, the first of each class in equal numbers.
         max_test: likewise for the test part.
+        size: side in pixels of packed pictures, for those that differ in size or are too many to unpack: the shorter side
+            is brought to it, the middle kept. None unpacks them.
+        max_bad: with ``size``, unreadable pictures to put up with in each process; each is replaced by a fixed other one
+            of its class.
         common: see `SourceDataModule`.
 
     Raises:
@@ -49,10 +54,13 @@ class ImageArraysDataModule(SourceDataModule):
 
     def __init__(self, path: str | Path, *, x: str | None = None, y: str | None = None,
                  test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.2,
-                 max_train: int | None = None, max_test: int | None = None, **common: Any) -> None:
+                 max_train: int | None = None, max_test: int | None = None, size: int | None = None, max_bad: int = 10,
+                 **common: Any) -> None:
         super().__init__(**common)
+        if size is not None and size < 1:
+            raise ValueError(f"data.size={size} must be at least 1 pixel")
         self.path, self.x, self.y, self.test_where, self.test_fraction = path, x, y, test_where, test_fraction
-        self.limits = {"train": max_train, "test": max_test}
+        self.limits, self.size, self.max_bad = {"train": max_train, "test": max_test}, size, max_bad
         self.names: tuple[str, ...] = ()
 
     def class_names(self) -> tuple[str, ...]:
@@ -61,8 +69,11 @@ class ImageArraysDataModule(SourceDataModule):
     def sources(self) -> dict[str, Source]:
         arrays = ArrayFile(self.path)
         packed = packed_parts(arrays) if self.x is None else ()
+        if self.size is not None and not packed:
+            raise ValueError(f"data.size={self.size} is for packed pictures, and {arrays.path} holds none; leave it out")
+        pictures: dict[str, Any]
         if packed:
-            pictures = {part: unpack(arrays, part) for part in packed}
+            pictures = {part: unpack(arrays, part) if self.size is None else Packed(arrays, part) for part in packed}
             found = {part: labels_key(arrays, self.y, part, len(pictures[part]), str(arrays.path)) for part in packed}
             labels = {part: None if y is None else arrays[y] for part, y in found.items()}
         else:
@@ -74,14 +85,13 @@ class ImageArraysDataModule(SourceDataModule):
             pictures, targets = self._divide(arrays, pictures["all"], targets["all"])
         return {part: self._source(part, pictures[part], targets[part]) for part in pictures}
 
-    def _divide(self, arrays: ArrayFile, x: np.ndarray, y: np.ndarray | None
-                ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:
+    def _divide(self, arrays: ArrayFile, x: Any, y: np.ndarray | None) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
         rows = divide_rows(arrays, len(x), y, self.test_where, self.test_fraction, self.seed)
         return {part: x[r] for part, r in rows.items()}, {part: None if y is None else y[r] for part, r in rows.items()}
 
-    def _source(self, part: str, x: np.ndarray, y: np.ndarray | None) -> Source:
+    def _source(self, part: str, x: np.ndarray | Packed, y: np.ndarray | None) -> Source:
         limit = self.limits.get(part)
-        if limit is None:
-            return ArraySource(x, y)
-        rows = balanced_prefix(y, len(x), limit)
-        return ArraySource(x[rows], None if y is None else y[rows])
+        if limit is not None:
+            rows = balanced_prefix(y, len(x), limit)
+            x, y = x[rows], None if y is None else y[rows]
+        return EncodedSource(x, self.size or 0, y, self.max_bad) if isinstance(x, Packed) else ArraySource(x, y)

@@ -8,7 +8,7 @@ from typing import Any
 
 from datamodules.base import SourceDataModule
 from ssl_suite.data.arrays import class_numbers, divide_rows
-from ssl_suite.data.files import PICTURES, PictureFiles, scan
+from ssl_suite.data.files import PICTURES, Columns, Encoded, EncodedSource, PictureFiles, scan
 from ssl_suite.data.sources import Source
 
 
@@ -45,10 +45,15 @@ class ImageFolderDataModule(SourceDataModule):
     def class_names(self) -> tuple[str, ...]:
         return self.names
 
-    def sources(self) -> dict[str, Source]:
+    def pictures(self) -> tuple[Encoded, Columns]:
+        """All pictures, and what is known of each."""
         files, columns = scan(self.path, PICTURES)
+        return PictureFiles(files), columns
+
+    def sources(self) -> dict[str, Source]:
+        pictures, columns = self.pictures()
         labels, self.names = class_numbers({"all": columns.get("labels")})
         y = labels["all"]
-        rows = divide_rows(columns, len(files), y, self.test_where, self.test_fraction, self.seed)
-        return {part: PictureFiles([files[i] for i in r], self.size, None if y is None else y[r], self.max_bad)
+        rows = divide_rows(columns, len(pictures), y, self.test_where, self.test_fraction, self.seed)
+        return {part: EncodedSource(pictures[r], self.size, None if y is None else y[r], self.max_bad)
                 for part, r in rows.items()}

@@ -10,8 +10,8 @@ import numpy as np
 
 from datamodules.base import SourceDataModule
 from ssl_suite.data.arrays import divide_rows, existing
-from ssl_suite.data.audio import AUDIO, AudioFiles, Resampled, measure, resampled_lengths, speech_sources
-from ssl_suite.data.files import read_manifest, scan
+from ssl_suite.data.audio import AUDIO, AudioFiles, Read, Resampled, measure, resampled_lengths, speech_sources
+from ssl_suite.data.files import Columns, read_manifest, scan
 from ssl_suite.data.sources import Source
 from ssl_suite.data.text import Units
 
@@ -59,15 +59,19 @@ class SpeechFolderDataModule(SourceDataModule):
     def rate(self) -> int:
         return self.hertz
 
-    def sources(self) -> dict[str, Source]:
+    def recordings(self) -> tuple[Read, np.ndarray, np.ndarray, Columns]:
+        """Reader of all recordings, their lengths in samples and their rates, (N,), and what is known of each."""
         path = existing(self.path)
         files, columns = scan(path, AUDIO) if path.is_dir() else read_manifest(path)
         good, lengths, rates = measure(files, self.max_bad)
-        columns = {key: values[good] for key, values in columns.items()}
+        return AudioFiles([files[i] for i in good]), lengths, rates, {key: values[good] for key, values in columns.items()}
+
+    def sources(self) -> dict[str, Source]:
+        read, lengths, rates, columns = self.recordings()
         labels, texts = columns.get("labels"), columns.get("texts")
         y = None if labels is None else np.unique(labels, return_inverse=True)[1]
-        rows = divide_rows(columns, len(good), y, self.test_where, self.test_fraction, self.seed)
-        read = Resampled(AudioFiles([files[i] for i in good]), rates, self.hertz)
-        sources, self.names, self.symbols = speech_sources(read, resampled_lengths(lengths, rates, self.hertz), rows,
-                                                           labels, texts, self.units)
+        rows = divide_rows(columns, len(lengths), y, self.test_where, self.test_fraction, self.seed)
+        sources, self.names, self.symbols = speech_sources(Resampled(read, rates, self.hertz),
+                                                           resampled_lengths(lengths, rates, self.hertz), rows, labels, texts,
+                                                           self.units)
         return dict(sources)

@@ -8,6 +8,7 @@ from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.pseudo_labels import PseudoLabelMonitor
 from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.callbacks.termination import Termination
+from ssl_suite.callbacks.wait import DataWait
 
-__all__ = ["CollapseMonitor", "FiniteGuard", "OnlineKNN", "Pictures", "PseudoLabelMonitor", "ResumeState", "Termination",
-           "WeightDecay"]
+__all__ = ["CollapseMonitor", "DataWait", "FiniteGuard", "OnlineKNN", "Pictures", "PseudoLabelMonitor", "ResumeState",
+           "Termination", "WeightDecay"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,8 +56,23 @@ class AudioFiles:
         self.files = list(files)
 
     def __call__(self, i: int) -> np.ndarray:
-        samples, _ = require("soundfile", extra="speech").read(str(self.files[i]), dtype="int16", always_2d=True)
-        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1).round().astype(np.int16)
+        return decode_audio(str(self.files[i]))
+
+
+class EncodedAudio:
+    """Reads recording i as int16 (T_i,) out of its file's content."""
+
+    def __init__(self, content: Callable[[int], bytes]) -> None:
+        self.content = content
+
+    def __call__(self, i: int) -> np.ndarray:
+        return decode_audio(io.BytesIO(self.content(i)))
+
+
+def decode_audio(file: str | io.BytesIO) -> np.ndarray:
+    """A recording as int16 (T,), the mean of its channels."""
+    samples, _ = require("soundfile", extra="speech").read(file, dtype="int16", always_2d=True)
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1).round().astype(np.int16)
 
 
 def measure(files: Sequence[Path], max_bad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

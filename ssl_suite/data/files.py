@@ -6,8 +6,9 @@ import csv
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -86,71 +87,117 @@ def read_manifest(path: str | Path) -> tuple[list[Path], Columns]:
     return [path.parent / str(row["path"]) for row in rows], columns
 
 
-def decode_picture(file: Path, size: int) -> Tensor:
-    """A picture file as uint8 (3, size, size): the shorter side brought to ``size``, the middle kept.
+def decode_picture(encoded: Path | Tensor, size: int) -> Tensor:
+    """A picture as uint8 (3, size, size): the shorter side brought to ``size``, the middle kept.
+
+    Args:
+        encoded: a file, or its content, uint8 (bytes,).
+        size: side in pixels.
 
     Raises:
-        RuntimeError: the file is damaged or no picture.
+        RuntimeError: the content is damaged or no picture.
     """
-    x = decode_image(str(file), ImageReadMode.RGB, apply_exif_orientation=True)
+    x = decode_image(encoded if isinstance(encoded, Tensor) else str(encoded), ImageReadMode.RGB, apply_exif_orientation=True)
     return tv.center_crop(tv.resize(x, [size], antialias=True), [size, size])
 
 
+class Encoded(Protocol):
+    """Encoded pictures, wherever they lie; rows of them are chosen as of an array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray) -> Encoded: ...
+
+    def read(self, i: int) -> Path | Tensor:
+        """Picture i as `decode_picture` takes it; RuntimeError or OSError where it cannot be had."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What messages call picture i."""
+        ...
+
+
 class PictureFiles:
-    """Pictures of any size, decoded, resized and cut to a square when fetched.
+    """Pictures in files of their own."""
 
-    A file that cannot be read is replaced by another of its class, chosen by a hash of its path, so that every epoch
-    and process takes the same one.
-
-    Args:
-        files: the pictures.
-        size: side in pixels; the shorter side is brought to it, the middle kept.
-        targets: class numbers, (N,).
-        max_bad: unreadable files each process puts up with.
-    """
-
-    def __init__(self, files: Sequence[Path], size: int, targets: np.ndarray | None, max_bad: int) -> None:
-        self.files, self.size, self.targets, self.max_bad = list(files), size, targets, max_bad
-        self.lengths: np.ndarray | None = None
-        self.bad: set[int] = set()
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = list(files)
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def __getitem__(self, rows: np.ndarray) -> PictureFiles:
+        return PictureFiles([self.files[i] for i in rows])
+
+    def read(self, i: int) -> Path:
+        return self.files[i]
+
+    def name(self, i: int) -> str:
+        return str(self.files[i])
+
+
+class EncodedSource:
+    """Pictures of any size, decoded, resized and cut to a square when fetched, and so by the loader's workers.
+
+    One that cannot be read is replaced by another of its class, chosen by a hash of its name, so that every epoch and process
+    takes the same one.
+
+    Args:
+        pictures: the encoded pictures.
+        size: side in pixels; the shorter side is brought to it, the middle kept.
+        targets: class numbers, (N,).
+        max_bad: unreadable pictures each process puts up with.
+
+    Attributes:
+        blocks: see `ssl_suite.data.sources.Source`.
+    """
+
+    lengths: np.ndarray | None = None
+    blocks: np.ndarray | None = None
+
+    def __init__(self, pictures: Encoded, size: int, targets: np.ndarray | None, max_bad: int) -> None:
+        self.pictures, self.size, self.targets, self.max_bad = pictures, size, targets, max_bad
+        self.bad: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
     def fetch(self, indices: np.ndarray) -> Batch:
         """Pictures as uint8 (B, 3, size, size), and their classes.
 
         Raises:
-            ValueError: more than ``max_bad`` files cannot be read.
+            ValueError: more than ``max_bad`` pictures cannot be read.
         """
-        batch: Batch = {"x": torch.stack([self._picture(int(i)) for i in indices])}
+        found = {i: self._picture(i) for i in np.unique(indices).tolist()}  # in the order in which they lie
+        batch: Batch = {"x": torch.stack([found[i] for i in indices.tolist()])}
         if self.targets is not None:
             batch["y"] = torch.from_numpy(self.targets[indices].astype(np.int64))
         return batch
 
     def _picture(self, i: int) -> Tensor:
-        for j in [i, *self._stand_ins(i)] if i not in self.bad else self._stand_ins(i):
+        for j in self._candidates(i):
             if j in self.bad:
                 continue
             try:
-                return decode_picture(self.files[j], self.size)
+                return decode_picture(self.pictures.read(j), self.size)
             except (RuntimeError, OSError) as error:
                 self._report(j, error)
-        raise ValueError(f"{self.files[i]} cannot be read, and no picture found to stand in for it; repair the folder")
+        raise ValueError(f"{self.pictures.name(i)} cannot be read, and no picture found to stand in for it; repair the data")
 
-    def _stand_ins(self, i: int) -> list[int]:
-        """Up to 16 other pictures of the same class, in an order that the path alone decides."""
-        pool = np.arange(len(self.files)) if self.targets is None else np.flatnonzero(self.targets == self.targets[i])
-        seed = int.from_bytes(hashlib.sha256(self.files[i].name.encode()).digest()[:8], "big")
+    def _candidates(self, i: int) -> Iterator[int]:
+        """A picture, then up to 16 others of its class, in an order that its name alone decides."""
+        yield i
+        pool = np.arange(len(self)) if self.targets is None else np.flatnonzero(self.targets == self.targets[i])
+        seed = int.from_bytes(hashlib.sha256(Path(self.pictures.name(i)).name.encode()).digest()[:8], "big")
         order = np.random.default_rng(seed).permutation(pool)
-        return [int(j) for j in order[:17] if j != i][:16]
+        yield from [int(j) for j in order[:17] if j != i][:16]
 
     def _report(self, j: int, error: Exception) -> None:
         self.bad.add(j)
         reason = str(error).splitlines()[0]
         if len(self.bad) > self.max_bad:
-            names = ", ".join(str(self.files[k]) for k in sorted(self.bad)[:3])
+            names = ", ".join(self.pictures.name(k) for k in sorted(self.bad)[:3])
             raise ValueError(f"{len(self.bad)} pictures cannot be read, among them {names} ({reason}); remove them, "
                              f"or raise data.max_bad={self.max_bad}")
-        warnings.warn(f"{self.files[j]} cannot be read ({reason}); another picture of its class stands in "
+        warnings.warn(f"{self.pictures.name(j)} cannot be read ({reason}); another picture of its class stands in "
                       f"({len(self.bad)} of at most {self.max_bad})", stacklevel=2)

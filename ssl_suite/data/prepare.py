@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
+from torchvision.io import ImageReadMode, decode_image
 
 from ssl_suite.data.arrays import class_numbers, existing
 from ssl_suite.data.audio import AUDIO, AudioFiles, Resampled, measure, resampled_lengths
 from ssl_suite.data.cache import new_folder
 from ssl_suite.data.files import PICTURES, Columns, decode_picture, read_manifest, scan
+from ssl_suite.data.streamed import write_streamed
 
 
 def prepare_images(folder: str | Path, out: str | Path, size: int, max_bad: int = 0) -> int:
@@ -58,6 +61,98 @@ def prepare_images(folder: str | Path, out: str | Path, size: int, max_bad: int 
             (work / "all.npy").rename(work / "images.npy")
         _save_columns({key: values[good] for key, values in columns.items()}, work)
     return len(good)
+
+
+def prepare_packed(folder: str | Path, out: str | Path, max_bad: int = 0) -> int:
+    """Write the content of picture files, of any sizes and unchanged, end to end.
+
+    Makes ``all_bytes.npy`` uint8 (bytes,), ``all_offsets.npy`` (N+1,), and the columns as `prepare_images` does. Every picture is
+    decoded once to see that it can be.
+
+    Args:
+        folder: pictures as `ssl_suite.data.files.scan` takes them.
+        out: folder to make; it appears when everything is written.
+        max_bad: unreadable files to leave out with a warning.
+
+    Returns:
+        Number of pictures.
+
+    Raises:
+        FileNotFoundError: no folder, or no pictures in it.
+        FileExistsError: ``out`` exists.
+        ValueError: too many files cannot be read.
+    """
+    files, columns = scan(folder, PICTURES)
+    with new_folder(_free(out)) as work:
+        good = readable(files, max_bad)
+        offsets = np.cumsum([0, *(files[i].stat().st_size for i in good)])
+        data = np.lib.format.open_memmap(work / "all_bytes.npy", "w+", np.uint8, (int(offsets[-1]),))
+        for place, i in enumerate(track(good, "packing pictures")):
+            data[offsets[place] : offsets[place + 1]] = np.fromfile(files[i], np.uint8)
+        data.flush()
+        np.save(work / "all_offsets.npy", offsets)
+        _save_columns({key: values[good] for key, values in columns.items()}, work)
+    return len(good)
+
+
+def prepare_streamed(path: str | Path, out: str | Path, max_bad: int = 0, chunk_bytes: int = 16_000_000) -> int:
+    """Write pictures or recordings, the files' content unchanged, as a streamed set (see `ssl_suite.data.streamed`).
+
+    They are put in random order, so that neighbours in a chunk have nothing to do with each other.
+
+    Args:
+        path: folder of pictures or of recordings, or a list of recordings.
+        out: folder to make; it appears when everything is written.
+        max_bad: unreadable files to leave out with a warning.
+        chunk_bytes: bytes of a chunk, at most.
+
+    Returns:
+        Number of items.
+
+    Raises:
+        FileNotFoundError: no such path, or nothing in it.
+        FileExistsError: ``out`` exists.
+        ImportError: litdata, or soundfile for recordings, is missing.
+        ValueError: too many files cannot be read.
+    """
+    path = existing(path)
+    files, columns = scan(path, (*PICTURES, *AUDIO)) if path.is_dir() else read_manifest(path)
+    kinds = {f.suffix.lower() in AUDIO for f in files}
+    if len(kinds) > 1:
+        raise ValueError(f"{path} holds pictures and recordings; make a set of each")
+    with new_folder(_free(out)) as work:
+        if kinds == {True}:
+            good, lengths, rates = measure(files, max_bad)
+            known = {"lengths": lengths, "rates": rates}
+        else:
+            good, known = np.array(readable(files, max_bad)), {}
+        known = {key: values[good] for key, values in columns.items() if key != "paths"} | known  # measured, not claimed
+        order = np.random.default_rng(0).permutation(len(good))
+        contents = (files[i].read_bytes() for i in track(good[order], "writing chunks"))
+        write_streamed(work, contents, {key: values[order] for key, values in known.items()}, chunk_bytes)
+    return len(good)
+
+
+def readable(files: Sequence[Path], max_bad: int) -> list[int]:
+    """Places of the pictures that can be decoded; the others are named in a warning.
+
+    Raises:
+        ValueError: more than ``max_bad`` cannot.
+    """
+    good: list[int] = []
+    bad: list[str] = []
+    for i in track(range(len(files)), "checking pictures"):
+        try:
+            decode_image(str(files[i]), ImageReadMode.RGB)
+            good.append(i)
+        except (RuntimeError, OSError):
+            bad.append(str(files[i]))
+            if len(bad) > max_bad:
+                raise ValueError(f"{len(bad)} pictures cannot be read, the last {bad[-1]}; remove them, "
+                                 f"or put up with more than --max-bad {max_bad}") from None
+    if bad:
+        warnings.warn(f"{len(bad)} pictures cannot be read and are left out: {', '.join(bad[:5])}", stacklevel=2)
+    return good
 
 
 def prepare_audio(path: str | Path, out: str | Path, rate: int, max_bad: int = 0) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssl_suite.batch import Spec
 from ssl_suite.data.arrays import as_pictures
-from ssl_suite.data.files import PICTURES, PictureFiles
+from ssl_suite.data.files import PICTURES, EncodedSource, PictureFiles
 from ssl_suite.data.sources import ArraySource, Source
 
 Shifted = dict[tuple[str, int | None], Callable[[], Source]]
@@ -123,7 +123,8 @@ def read_pictures(folder: Path, spec: Spec, classes: Sequence[str]) -> Source:
         raise ValueError(f"{folder} holds {len(strange)} classes that are none of the network's ({', '.join(strange[:3])} beside "
                          f"{', '.join(classes[:3])} ...); give the network's classes, one folder name a line in the order of its "
                          "outputs: stream.class_list=FILE")
-    return PictureFiles(files, spec.shape[-1], np.array([numbers[f.parent.name] for f in files]), max_bad=10)
+    targets = np.array([numbers[f.parent.name] for f in files])
+    return EncodedSource(PictureFiles(files), spec.shape[-1], targets, max_bad=10)
 
 
 def read_classes(class_list: str | Path | None, spec: Spec) -> Sequence[str]:

@@ -19,9 +19,14 @@ class RaggedSource:
         targets: class numbers, (N,).
         symbols: symbol numbers of every transcript; given, ``y`` is (B, L) padded with -1 and ``y_length`` its lengths.
 
+    Attributes:
+        blocks: see `ssl_suite.data.sources.Source`.
+
     Raises:
         ValueError: the arguments differ in length, or a sample is empty.
     """
+
+    blocks: np.ndarray | None = None
 
     def __init__(self, read: Callable[[int], np.ndarray], lengths: np.ndarray, targets: np.ndarray | None = None,
                  symbols: Sequence[np.ndarray] | None = None) -> None:
@@ -38,7 +43,8 @@ class RaggedSource:
         return len(self.lengths) if self.lengths is not None else 0
 
     def fetch(self, indices: np.ndarray) -> Batch:
-        samples = [self.read(int(i)) for i in indices]
+        found = {i: self.read(i) for i in np.unique(indices).tolist()}  # in the order in which they lie
+        samples = [found[i] for i in indices.tolist()]
         length = np.array([s.shape[-1] for s in samples], dtype=np.int64)
         batch: Batch = {"x": torch.from_numpy(pad(samples)), "length": torch.from_numpy(length)}
         if self.symbols is not None:

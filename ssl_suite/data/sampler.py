@@ -17,16 +17,51 @@ def epoch_order(indices: np.ndarray, seed: int, epoch: int, size: int) -> np.nda
     return np.concatenate(orders)[:size]
 
 
+def block_order(indices: np.ndarray, blocks: np.ndarray, seed: int, epoch: int, size: int, mixed: int = 8) -> np.ndarray:
+    """As `epoch_order`, but block after block: ``mixed`` random blocks at a time, their samples in random order, (size,).
+
+    Args:
+        indices: positions in the data set to draw from.
+        blocks: number of the block of every position in the data set.
+        seed: seed of the order.
+        epoch: number of the epoch.
+        size: entries wanted.
+        mixed: blocks whose samples are mixed.
+    """
+    members = np.sort(indices)
+    members = members[np.argsort(blocks[members], kind="stable")]
+    pieces = np.split(members, np.flatnonzero(np.diff(blocks[members])) + 1)
+    orders: list[np.ndarray] = []
+    for r in range(-(-size // len(indices))):
+        rng = np.random.default_rng((seed, epoch, r))
+        shuffled = rng.permutation(len(pieces))
+        for first in range(0, len(pieces), mixed):
+            orders.append(rng.permutation(np.concatenate([pieces[p] for p in shuffled[first : first + mixed]])))
+    return np.concatenate(orders)[:size]
+
+
 class ShuffledSampler(Sampler[Pairs]):
     """What shuffled batches share: a position counted in batches of the whole run.
 
     Attributes:
+        indices: positions in the data set to draw from.
+        seed: seed of the order.
+        blocks: block of every position in the data set; None mixes all samples.
         num_batches: batches of this process per epoch.
         position: batches of this process already used in the run; iteration starts there.
     """
 
+    indices: np.ndarray
+    seed: int
+    blocks: np.ndarray | None = None
     num_batches: int
     position = 0
+
+    def order(self, epoch: int, size: int) -> np.ndarray:
+        """The first ``size`` samples of an epoch, (size,)."""
+        if self.blocks is None:
+            return epoch_order(self.indices, self.seed, epoch, size)
+        return block_order(self.indices, self.blocks, self.seed, epoch, size)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -57,26 +92,27 @@ class EpochSampler(ShuffledSampler):
             than samples is fine: the order starts again (few labels beside many unlabelled samples).
         rank: number of this process.
         world: number of processes.
+        blocks: see `ShuffledSampler`.
 
     Raises:
         ValueError: no samples, or a batch size below one.
     """
 
     def __init__(self, indices: Sequence[int] | np.ndarray, batch_size: int, seed: int = 0, num_batches: int | None = None,
-                 rank: int = 0, world: int = 1) -> None:
+                 rank: int = 0, world: int = 1, blocks: np.ndarray | None = None) -> None:
         if len(indices) == 0:
             raise ValueError("there are no samples to draw from; check data.labels_per_class and data.val_fraction")
         if batch_size < 1:
             raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
         self.indices = np.asarray(indices)
         self.batch_size = min(batch_size, len(self.indices)) if num_batches is None else batch_size
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank, self.world, self.blocks = seed, rank, world, blocks
         self.num_batches = num_batches or max(1, len(self.indices) // (self.batch_size * world))
 
     def __iter__(self) -> Iterator[Pairs]:
         epoch, first = divmod(self.position, self.num_batches)
         size = self.num_batches * self.batch_size * self.world
-        order = epoch_order(self.indices, self.seed, epoch, size)
+        order = self.order(epoch, size)
         rounds = -(-size // len(self.indices))
         for batch in range(first, self.num_batches):
             start = (batch * self.world + self.rank) * self.batch_size
@@ -143,16 +179,17 @@ class BucketSampler(ShuffledSampler):
         group: samples sorted together.
         rank: number of this process.
         world: number of processes.
+        blocks: see `ShuffledSampler`.
 
     Raises:
         ValueError: all samples are equally long, or one alone is longer than ``frames``.
     """
 
     def __init__(self, indices: Sequence[int] | np.ndarray, lengths: np.ndarray | None, frames: int, seed: int = 0,
-                 group: int = 256, rank: int = 0, world: int = 1) -> None:
+                 group: int = 256, rank: int = 0, world: int = 1, blocks: np.ndarray | None = None) -> None:
         if lengths is None:
             raise ValueError("data.frames needs samples of unequal length; set data.frames=null and use data.batch_size")
-        self.indices, self.lengths = np.asarray(indices), np.asarray(lengths)
+        self.indices, self.lengths, self.blocks = np.asarray(indices), np.asarray(lengths), blocks
         longest = int(self.lengths[self.indices].max(initial=0))
         if longest > frames:
             raise ValueError(f"the longest sample has {longest} time steps but data.frames is {frames}; raise data.frames")
@@ -161,7 +198,7 @@ class BucketSampler(ShuffledSampler):
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """All batches of an epoch, for all processes."""
-        order = epoch_order(self.indices, self.seed, epoch, len(self.indices))
+        order = self.order(epoch, len(self.indices))
         groups = [order[i : i + self.group] for i in range(0, len(order), self.group)]
         batches: list[np.ndarray] = []
         for members in groups:

@@ -17,6 +17,9 @@ class Source(Protocol):
     Attributes:
         targets: class number of every sample, (N,), or None.
         lengths: time steps of every sample, (N,), or None where all are equal.
+
+    A source may also have ``blocks``, (N,): the number of the block that each sample lies in, where samples of one block are
+    best read together. An epoch then goes through the blocks in random order (see `ssl_suite.data.sampler.block_order`).
     """
 
     targets: np.ndarray | None

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torchvision.io import encode_jpeg
 
 from datamodules.images.digits import DigitsDataModule
 from datamodules.images.image_arrays import ImageArraysDataModule
 from datamodules.images.image_folder import ImageFolderDataModule
 from datamodules.images.torchvision_sets import TorchvisionDataModule
 from ssl_suite.data import packed as packed_module
+from ssl_suite.data.files import decode_picture
 from ssl_suite.testing.data import check_datamodule
 
 
@@ -170,6 +172,68 @@ def test_a_damaged_packed_picture_is_named_and_leaves_no_cache(packed: Path, own
     with pytest.raises(ValueError, match="picture 0 of train_bytes"):
         ImageArraysDataModule(packed).setup()
     assert not [f for f in own_cache.rglob("*") if f.is_file()]
+
+
+@pytest.fixture
+def uneven(tmp_path: Path) -> Path:
+    """A folder of packed JPEG, 12 pictures of as many sizes in three classes, with the leading bytes stored once."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = [torch.randint(0, 256, (3, 8 + i, 20 - i), dtype=torch.uint8, generator=generator) for i in range(12)]
+    encoded = [encode_jpeg(p, 95).numpy() for p in pictures]
+    assert all((e[:20] == encoded[0][:20]).all() for e in encoded)
+    folder = tmp_path / "uneven"
+    folder.mkdir()
+    arrays = {"header": encoded[0][:20], "all_bytes": np.concatenate([e[20:] for e in encoded]), "labels": np.arange(12) % 3,
+              "all_offsets": np.cumsum([0, *(len(e) - 20 for e in encoded)]), "split": np.array(["train"] * 9 + ["test"] * 3)}
+    for key, values in arrays.items():
+        np.save(folder / f"{key}.npy", values)
+    return folder
+
+
+def test_packed_pictures_of_any_size_are_decoded_when_fetched(uneven: Path, own_cache: Path):
+    data = ImageArraysDataModule(uneven, size=6, batch_size=2, val_fraction=0.0)
+    check_datamodule(data)
+    assert data.spec.shape == (3, 6, 6)
+    assert not list(own_cache.iterdir()), "nothing is unpacked"
+    header, stored, offsets = (np.load(uneven / f"{key}.npy") for key in ("header", "all_bytes", "all_offsets"))
+    for part, first in (("train", 0), ("test", 9)):
+        batch = everything(data, part)
+        assert batch["y"].tolist() == [(first + i) % 3 for i in range(len(batch["y"]))]
+        for i, x in enumerate(batch["x"]):
+            own = np.concatenate([header, stored[offsets[first + i]:offsets[first + i + 1]]])
+            assert torch.equal(x, decode_picture(torch.from_numpy(own), 6))
+
+
+def test_workers_decode_what_the_main_process_decodes(uneven: Path):
+    batches = []
+    for workers in (0, 2):
+        data = ImageArraysDataModule(uneven, size=6, batch_size=2, val_fraction=0.0, num_workers=workers)
+        data.setup()
+        batches.append(list(data.train_dataloader()))
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(*batches, strict=True) for key in ("x", "y", "index", "epoch"))
+
+
+def test_one_unreadable_packed_picture_is_named_and_replaced(uneven: Path):
+    stored, offsets = np.load(uneven / "all_bytes.npy"), np.load(uneven / "all_offsets.npy")
+    stored[offsets[4]:offsets[5]] = 0
+    np.save(uneven / "all_bytes.npy", stored)
+    data = ImageArraysDataModule(uneven, size=6, val_fraction=0.0)
+    with pytest.warns(UserWarning, match=r"picture 4 of all_bytes cannot be read.*1 of at most 10"):
+        data.setup()
+    x = everything(data)["x"]
+    assert any(torch.equal(x[4], x[i]) for i in (1, 7)), "another of its class stands in"
+    with pytest.raises(ValueError, match=r"picture 4 of all_bytes.*data\.max_bad=0"):
+        ImageArraysDataModule(uneven, size=6, max_bad=0, val_fraction=0.0).setup()
+
+
+def test_uneven_packed_pictures_cannot_be_unpacked(uneven: Path, picture_folder):
+    with pytest.raises(ValueError, match=r"picture 1 of all_bytes is \(3, 9, 19\).*data\.size=PIXELS"):
+        ImageArraysDataModule(uneven).setup()
+    np.savez(uneven / "a.npz", images=np.full((4, 4, 4), 9, np.uint8))
+    with pytest.raises(ValueError, match=r"data\.size=6 is for packed pictures"):
+        ImageArraysDataModule(uneven / "a.npz", size=6).setup()
+    with pytest.raises(ValueError, match=r"data\.size=0"):
+        ImageArraysDataModule(uneven, size=0)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,26 @@ def test_prepared_pictures_equal_those_of_the_folder(picture_folder, tmp_path: P
         assert torch.equal(a["y"], b["y"])
 
 
+def test_packed_pictures_equal_those_of_the_folder(picture_folder, tmp_path: Path, main, capsys):
+    root = picture_folder("train/cat", "train/dog", "test/cat", "test/dog")
+    (root / "train/cat/1.png").write_bytes(b"no picture")
+    assert main(["packed", str(root), str(tmp_path / "packed")]) == 1
+    assert "1.png" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match=r"1\.png"):
+        assert main(["packed", str(root), str(tmp_path / "packed"), "--max-bad", "1"]) == 0
+    assert "data=image_arrays data.size=64" in capsys.readouterr().out
+    (root / "train/cat/1.png").unlink()
+    packed = ImageArraysDataModule(tmp_path / "packed", size=6, val_fraction=0.0)
+    files = ImageFolderDataModule(root, size=6, val_fraction=0.0)
+    for data in (packed, files):
+        data.setup()
+    assert packed.spec.classes == files.spec.classes == ("cat", "dog")
+    for part in ("train", "test"):
+        a, b = (data.parts[part][0].fetch(data.parts[part][1]) for data in (packed, files))
+        assert torch.equal(a["x"], b["x"])
+        assert torch.equal(a["y"], b["y"])
+
+
 def test_prepared_recordings_equal_those_of_the_folder(tmp_path: Path, main):
     soundfile = pytest.importorskip("soundfile", reason="reading recordings needs the extra 'speech'")
     rng = np.random.default_rng(0)

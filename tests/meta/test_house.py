@@ -55,7 +55,7 @@ def test_one_lightning() -> None:
 
 
 def test_import_stays_light() -> None:
-    heavy = ("torchaudio", "aeon", "pandas", "espeakng_loader", "soundfile")
+    heavy = ("torchaudio", "aeon", "pandas", "espeakng_loader", "soundfile", "litdata")
     code = f"import sys, ssl_suite; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

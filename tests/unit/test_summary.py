@@ -15,7 +15,8 @@ from ssl_suite.summary import Summary, check_summary, commit, flat, timed_rate, 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD: Summary = {
     "method": "mae", "data": "digits", "modality": "images", "seed": 0, "commit": "unknown", "versions": {"torch": "2.12"},
-    "wall_seconds": 1.5, "samples_per_second": 10, "scores": {"knn": 0.5}, "references": {"raw": {"knn": 0.4}, "untrained": {}}}
+    "wall_seconds": 1.5, "samples_per_second": 10, "data_wait": 0.25, "scores": {"knn": 0.5},
+    "references": {"raw": {"knn": 0.4}, "untrained": {}}}
 
 
 def test_a_good_summary_is_written_whole(tmp_path: Path) -> None:
@@ -33,7 +34,8 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("place", "value"), [
     (("scores", "knn"), "high"), (("scores", "knn"), float("nan")), (("scores", "knn"), True), (("scores", "knn"), None),
-    (("references", "raw", "knn"), float("inf")), (("wall_seconds",), "1 s"), (("seed",), 1.0), (("seed",), True),
+    (("references", "raw", "knn"), float("inf")), (("wall_seconds",), "1 s"), (("data_wait",), float("nan")),
+    (("seed",), 1.0), (("seed",), True),
     (("method",), ""), (("commit",), None), (("versions",), {}), (("versions", "torch"), 2.12), (("scores",), {})])
 def test_a_wrong_value_is_refused(place: tuple[str, ...], value: Any, tmp_path: Path) -> None:
     bad: Any = copy.deepcopy(GOOD)
@@ -49,6 +51,10 @@ def test_a_wrong_value_is_refused(place: tuple[str, ...], value: Any, tmp_path: 
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValueError, match="socres"):
         check_summary({**GOOD, "socres": {}})
+
+
+def test_a_wait_that_was_not_measured_is_null() -> None:
+    check_summary({**GOOD, "data_wait": None})
 
 
 def test_the_page_lists_every_key() -> None:

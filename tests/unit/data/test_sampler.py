@@ -9,7 +9,7 @@ import pytest
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import DataLoader
 
-from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler
+from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler, block_order
 
 INDICES = np.arange(100, 197)
 
@@ -163,3 +163,30 @@ def test_a_sample_seen_again_within_an_epoch_counts_as_a_new_one() -> None:
     sampler.position = len(sampler)
     pairs += [pair for batch in sampler for pair in batch]
     assert len(set(pairs)) == len(pairs)
+
+
+def test_blocks_are_gone_through_a_few_at_a_time() -> None:
+    blocks, indices = np.arange(400) // 10, np.arange(0, 400, 2)
+    order = block_order(indices, blocks, 0, 0, 200)
+    assert sorted(order.tolist()) == indices.tolist()
+    groups = [set(blocks[order[i:i + 40]].tolist()) for i in range(0, 200, 40)]
+    assert all(len(group) == 8 for group in groups)
+    assert not set.intersection(*groups)
+    assert len(set(blocks[order[:16]].tolist())) > 4, "the blocks of a group are mixed"
+    assert order.tolist() != block_order(indices, blocks, 0, 1, 200).tolist()
+    assert order.tolist() == block_order(indices[::-1], blocks, 0, 0, 200).tolist()
+    assert len(block_order(indices, blocks, 0, 0, 500)) == 500
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_blocks_change_the_order_alone(world: int) -> None:
+    blocks, lengths = np.arange(96) // 5, 10 + np.arange(96) % 7
+    for make in (lambda rank: EpochSampler(np.arange(96), 4, rank=rank, world=world, blocks=blocks),
+                 lambda rank: BucketSampler(np.arange(96), lengths, 64, group=16, rank=rank, world=world, blocks=blocks)):
+        samplers = [make(rank) for rank in range(world)]
+        seen = [pair for sampler in samplers for batch in sampler for pair in batch]
+        assert len(set(seen)) == len(seen)
+        assert len(seen) > 80
+        resumed = make(0)
+        resumed.position = 2
+        assert list(resumed) == list(samplers[0])[2:]
