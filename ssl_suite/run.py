@@ -31,10 +31,14 @@ from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
 from ssl_suite.method import Method
 from ssl_suite.nn.sharding import is_sharded, whole_state
+from ssl_suite.nn.blocks import checkpoint_blocks, compile_networks
 from ssl_suite.summary import Summary, commit, flat, print_summary, timed_rate, versions, write_summary
 
 GROUPS = ("name", "seed", "model", "adapter", "data", "backbone", "backbones", "optimizer", "schedule", "trainer", "callbacks",
-          "logger", "evaluation", "init_from", "resume", "root", "trusted_packages", "objective")
+          "logger", "evaluation", "init_from", "resume", "root", "trusted_packages", "objective", "compile",
+          "activation_checkpointing")
+MOVABLE = ("data.num_workers", "data.path")
+"""Settings of the data that may change when a run is taken up again elsewhere."""
 
 
 @contextmanager
@@ -154,6 +158,15 @@ def start_weights(method: Method, source: str | None) -> str | None:
 
 
 @dataclass
+def set_switches(method: Method, cfg: dict[str, Any]) -> None:
+    """Compile the networks and checkpoint their activations where the config says so; older configs do not."""
+    if cfg.get("activation_checkpointing"):
+        with building("activation_checkpointing"):
+            checkpoint_blocks(method)
+    if cfg.get("compile"):
+        compile_networks(method)
+
+
 class Run:
     """A finished (or saved) run, loaded.
 
@@ -322,6 +335,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     print_summary(folder, summary, next_commands(tags, folder, summary["data"]))
     return objective(config, summary["scores"])
 
+    set_switches(method, config)
 
 def whole(method: Method, config: dict[str, Any], chosen: dict[str, Any], data: Any, trainer: L.Trainer) -> Method:
     """The method with its weights in one place, on the first process; where they were spread, the pictures come now.
