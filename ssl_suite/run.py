@@ -27,7 +27,7 @@ from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted, validate
 from ssl_suite.evaluation import dtw_score, judge, raw_features
-from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint, whole_file
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
 from ssl_suite.method import Method
 from ssl_suite.nn.sharding import is_sharded, whole_state
@@ -309,7 +309,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     trainer = build_trainer(config, folder, data.spec)
     if trainer.is_global_zero:
         save_config(config, folder)
-        np.savez_compressed(folder / "split.npz", **data.split())
+        with whole_file(folder / "split.npz") as file:
+            np.savez_compressed(file, **data.split())
         announce(config, method, data, trainer, folder, mapped)
     first = time.perf_counter()
     trainer.fit(method, datamodule=data, ckpt_path=resume_point(folder) if resuming else None)
