@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
@@ -30,8 +31,8 @@ from ssl_suite.evaluation import dtw_score, judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint, whole_file
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
 from ssl_suite.method import Method
-from ssl_suite.nn.sharding import is_sharded, whole_state
 from ssl_suite.nn.blocks import checkpoint_blocks, compile_networks
+from ssl_suite.nn.sharding import is_sharded, whole_state
 from ssl_suite.summary import Summary, commit, flat, print_summary, timed_rate, versions, write_summary
 
 GROUPS = ("name", "seed", "model", "adapter", "data", "backbone", "backbones", "optimizer", "schedule", "trainer", "callbacks",
@@ -157,7 +158,6 @@ def start_weights(method: Method, source: str | None) -> str | None:
     return str(report)
 
 
-@dataclass
 def set_switches(method: Method, cfg: dict[str, Any]) -> None:
     """Compile the networks and checkpoint their activations where the config says so; older configs do not."""
     if cfg.get("activation_checkpointing"):
@@ -167,6 +167,7 @@ def set_switches(method: Method, cfg: dict[str, Any]) -> None:
         compile_networks(method)
 
 
+@dataclass
 class Run:
     """A finished (or saved) run, loaded.
 
@@ -228,6 +229,9 @@ class SpecInCheckpoint(L.Callback):
 
 def build_trainer(cfg: dict[str, Any], folder: Path, spec: Spec) -> L.Trainer:
     """The trainer with callbacks, loggers and the safe checkpoint writer."""
+    if str(cfg["trainer"].get("precision")).startswith("16"):
+        raise ConfigError(f"trainer.precision={cfg['trainer']['precision']}: float16 leaves out steps whose gradients overflow, "
+                          "and teachers and schedules would move all the same; use bf16-mixed")
     with building("trainer"):
         callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in (cfg["callbacks"] or {}).values() if c]
         loggers = [hydra.utils.instantiate(c, _convert_="all") for c in (cfg["logger"] or {}).values() if c]
@@ -248,10 +252,35 @@ def resumed_config(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     saved = OmegaConf.load(folder / "config.yaml")
     given = [o for o in HydraConfig.get().overrides.task if "." in o.split("=")[0]]
     merged = OmegaConf.merge(saved, OmegaConf.from_dotlist([o.lstrip("+") for o in given]))
+    check_same_run(plain(saved), plain(merged))  # type: ignore[arg-type]
     for key in folder_keys(OmegaConf.to_container(cfg, resolve=False)):
         if OmegaConf.select(merged, key) is not None:  # the folder may have been moved or copied since
             OmegaConf.update(merged, key, OmegaConf.select(cfg, key))
     return {**plain(merged), "resume": cfg.resume}  # type: ignore[arg-type]
+
+
+def check_same_run(saved: dict[str, Any], given: dict[str, Any]) -> None:
+    """Say which settings of a run that is taken up again have changed.
+
+    Raises:
+        ConfigError: one of them would make another run of it: model, optimizer, schedule, seed or data.
+    """
+    old, new = leaves(saved), leaves(given)
+    for key in sorted(new):
+        if str(old.get(key)) == str(new[key]) or key.split(".")[0] in ("resume", "root", "name"):
+            continue
+        if key.split(".")[0] in ("model", "backbone", "backbones", "optimizer", "schedule", "seed", "data") and key not in MOVABLE:
+            raise ConfigError(f"resume: {key} was {old.get(key)} and cannot become {new[key]} within a run; leave it out, or start "
+                              "a new run")
+        rank_zero_warn(f"resume: {key} was {old.get(key)} and is {new[key]} from here on")
+
+
+def leaves(node: Any, where: str = "") -> dict[str, Any]:
+    """Values of nested mappings by their dotted names."""
+    if not isinstance(node, dict):
+        return {where: node}
+    return {key: value for name, child in node.items()
+            for key, value in leaves(child, f"{where}.{name}" if where else str(name)).items()}
 
 
 def save_config(config: dict[str, Any], folder: Path) -> None:
@@ -306,6 +335,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     reference = {name: value.clone() for name, value in backbone.state_dict().items()}
     method = build_method(config, backbone, data.views, data.spec)
     mapped = start_weights(method, config["init_from"])
+    set_switches(method, config)
     trainer = build_trainer(config, folder, data.spec)
     if trainer.is_global_zero:
         save_config(config, folder)
@@ -336,7 +366,6 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     print_summary(folder, summary, next_commands(tags, folder, summary["data"]))
     return objective(config, summary["scores"])
 
-    set_switches(method, config)
 
 def whole(method: Method, config: dict[str, Any], chosen: dict[str, Any], data: Any, trainer: L.Trainer) -> Method:
     """The method with its weights in one place, on the first process; where they were spread, the pictures come now.
