@@ -27,7 +27,7 @@ def compile_networks(module: nn.Module, **options: Any) -> None:
         block.compile(**options)
     for part in module.modules():
         if hasattr(part, "stages"):
-            part.compiled = options
+            part.compiled = options  # type: ignore[assignment]
 
 
 def checkpoint_blocks(module: nn.Module) -> None:
@@ -44,4 +44,4 @@ def checkpoint_blocks(module: nn.Module) -> None:
         raise ValueError("activation_checkpointing=true needs a transformer, and this method has none; leave it out, or take "
                          "another backbone")
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -51,5 +51,6 @@ class SimCLR(Method):
         x = torch.cat(self.views(batch, *self.tags.views))
         length = batch.get("length")
         h = self.backbone(x, None if length is None else length.repeat(2))
-        loss = nt_xent(*self.projector(h).chunk(2), self.temperature)
+        z0, z1 = self.projector(h).chunk(2)
+        loss = nt_xent(z0, z1, self.temperature)
         return StepOutput(loss, features=h.detach().chunk(2)[0])

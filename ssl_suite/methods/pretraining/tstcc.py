@@ -130,6 +130,7 @@ class TSTCC(Method):
         predictions = [self.predict(c).unflatten(1, (self.horizon, -1)) for c in contexts]
         futures = [z.index_select(1, ahead) for z in (strong, weak)]
         temporal = torch.stack([temporal_contrast(p, f) for p, f in zip(predictions, futures, strict=True)]).sum()
-        contextual = nt_xent(*(self.projector(c) for c in contexts), self.temperature)
+        z0, z1 = (self.projector(c) for c in contexts)
+        contextual = nt_xent(z0, z1, self.temperature)
         logs = {"temporal": temporal.detach(), "contextual": contextual.detach()}
         return StepOutput(self.temporal * temporal + self.contextual * contextual, logs)
