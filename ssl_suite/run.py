@@ -293,6 +293,12 @@ def save_config(config: dict[str, Any], folder: Path) -> None:
             file.write(shlex.join(["python", f"{hydra_config.job.config_name}.py", *own, *hydra_config.overrides.task]) + "\n")
 
 
+def save_split(data: Any, folder: Path) -> None:
+    """Write ``split.npz``: which samples the run trains on, validates and is judged on."""
+    with whole_file(folder / "split.npz") as file:
+        np.savez_compressed(file, **data.split())
+
+
 def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer, folder: Path, mapped: str | None) -> None:
     """One line of what will run, and one of the weights it starts from."""
     params = sum(p.numel() for p in method.parameters() if p.requires_grad)
@@ -339,8 +345,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     trainer = build_trainer(config, folder, data.spec)
     if trainer.is_global_zero:
         save_config(config, folder)
-        with whole_file(folder / "split.npz") as file:
-            np.savez_compressed(file, **data.split())
+        save_split(data, folder)
         announce(config, method, data, trainer, folder, mapped)
     first = time.perf_counter()
     trainer.fit(method, datamodule=data, ckpt_path=resume_point(folder) if resuming else None)
