@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from ssl_suite.evaluation import classes, features
+from ssl_suite.io.checkpoints import whole_file
 from ssl_suite.programs import data_for, guarded, parser
 from ssl_suite.run import load_exported
 
@@ -41,9 +42,8 @@ def main() -> None:
     found = {"features": features(embed, data, given.part, device=device, title="extracting"), "index": data.parts[given.part][1]}
     if data.parts[given.part][0].targets is not None:
         found["y"] = classes(data, given.part)
-    temporary = given.out.with_name(f".{given.out.name}.tmp.npz")
-    np.savez(temporary, **found)
-    temporary.replace(given.out)
+    with whole_file(given.out) as file:
+        np.savez(file, **found)
     Console(soft_wrap=True).print(f"{given.out}: {found['features'].shape[0]} features of width {found['features'].shape[1]}")
 
 

@@ -36,7 +36,7 @@ from rich.table import Table
 
 from ssl_suite.config import ConfigError
 from ssl_suite.functional.segmentation import agreement, averaged_probs
-from ssl_suite.io.checkpoints import AtomicCheckpointIO
+from ssl_suite.io.checkpoints import AtomicCheckpointIO, whole_file
 from ssl_suite.programs import guarded, parser
 from ssl_suite.run import Run, build_data, load_run
 
@@ -114,9 +114,8 @@ def guess(teacher: Path, file: Path, share: float = 1.0, base: Path | None = Non
         if share < 1.0:
             order = np.argsort(-reliability(run, data, index), kind="stable")
             made["kept"] = np.isin(np.arange(len(index)), order[: round(share * len(index))])
-        written = file.with_suffix(".tmp.npz")
-        np.savez(written, **made)  # type: ignore[arg-type]
-        written.replace(file)
+        with whole_file(file) as written:
+            np.savez(written, **made)  # type: ignore[arg-type]
     return file
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
@@ -27,14 +28,18 @@ from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted, validate
 from ssl_suite.evaluation import dtw_score, judge, raw_features
-from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint, whole_file
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
 from ssl_suite.method import Method
+from ssl_suite.nn.blocks import checkpoint_blocks, compile_networks
 from ssl_suite.nn.sharding import is_sharded, whole_state
 from ssl_suite.summary import Summary, commit, flat, print_summary, timed_rate, versions, write_summary
 
 GROUPS = ("name", "seed", "model", "adapter", "data", "backbone", "backbones", "optimizer", "schedule", "trainer", "callbacks",
-          "logger", "evaluation", "init_from", "resume", "root", "trusted_packages", "objective")
+          "logger", "evaluation", "init_from", "resume", "root", "trusted_packages", "objective", "compile",
+          "activation_checkpointing")
+MOVABLE = ("data.num_workers", "data.path")
+"""Settings of the data that may change when a run is taken up again elsewhere."""
 
 
 @contextmanager
@@ -153,6 +158,15 @@ def start_weights(method: Method, source: str | None) -> str | None:
     return str(report)
 
 
+def set_switches(method: Method, cfg: dict[str, Any]) -> None:
+    """Compile the networks and checkpoint their activations where the config says so; older configs do not."""
+    if cfg.get("activation_checkpointing"):
+        with building("activation_checkpointing"):
+            checkpoint_blocks(method)
+    if cfg.get("compile"):
+        compile_networks(method)
+
+
 @dataclass
 class Run:
     """A finished (or saved) run, loaded.
@@ -215,6 +229,9 @@ class SpecInCheckpoint(L.Callback):
 
 def build_trainer(cfg: dict[str, Any], folder: Path, spec: Spec) -> L.Trainer:
     """The trainer with callbacks, loggers and the safe checkpoint writer."""
+    if str(cfg["trainer"].get("precision")).startswith("16"):
+        raise ConfigError(f"trainer.precision={cfg['trainer']['precision']}: float16 leaves out steps whose gradients overflow, "
+                          "and teachers and schedules would move all the same; use bf16-mixed")
     with building("trainer"):
         callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in (cfg["callbacks"] or {}).values() if c]
         loggers = [hydra.utils.instantiate(c, _convert_="all") for c in (cfg["logger"] or {}).values() if c]
@@ -235,10 +252,35 @@ def resumed_config(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     saved = OmegaConf.load(folder / "config.yaml")
     given = [o for o in HydraConfig.get().overrides.task if "." in o.split("=")[0]]
     merged = OmegaConf.merge(saved, OmegaConf.from_dotlist([o.lstrip("+") for o in given]))
+    check_same_run(plain(saved), plain(merged))  # type: ignore[arg-type]
     for key in folder_keys(OmegaConf.to_container(cfg, resolve=False)):
         if OmegaConf.select(merged, key) is not None:  # the folder may have been moved or copied since
             OmegaConf.update(merged, key, OmegaConf.select(cfg, key))
     return {**plain(merged), "resume": cfg.resume}  # type: ignore[arg-type]
+
+
+def check_same_run(saved: dict[str, Any], given: dict[str, Any]) -> None:
+    """Say which settings of a run that is taken up again have changed.
+
+    Raises:
+        ConfigError: one of them would make another run of it: model, optimizer, schedule, seed or data.
+    """
+    old, new = leaves(saved), leaves(given)
+    for key in sorted(new):
+        if str(old.get(key)) == str(new[key]) or key.split(".")[0] in ("resume", "root", "name"):
+            continue
+        if key.split(".")[0] in ("model", "backbone", "backbones", "optimizer", "schedule", "seed", "data") and key not in MOVABLE:
+            raise ConfigError(f"resume: {key} was {old.get(key)} and cannot become {new[key]} within a run; leave it out, or start "
+                              "a new run")
+        rank_zero_warn(f"resume: {key} was {old.get(key)} and is {new[key]} from here on")
+
+
+def leaves(node: Any, where: str = "") -> dict[str, Any]:
+    """Values of nested mappings by their dotted names."""
+    if not isinstance(node, dict):
+        return {where: node}
+    return {key: value for name, child in node.items()
+            for key, value in leaves(child, f"{where}.{name}" if where else str(name)).items()}
 
 
 def save_config(config: dict[str, Any], folder: Path) -> None:
@@ -249,6 +291,12 @@ def save_config(config: dict[str, Any], folder: Path) -> None:
         own = [f"--config-dir={source.path}" for source in hydra_config.runtime.config_sources if source.provider == "command-line"]
         with (folder / "command.txt").open("a") as file:
             file.write(shlex.join(["python", f"{hydra_config.job.config_name}.py", *own, *hydra_config.overrides.task]) + "\n")
+
+
+def save_split(data: Any, folder: Path) -> None:
+    """Write ``split.npz``: which samples the run trains on, validates and is judged on."""
+    with whole_file(folder / "split.npz") as file:
+        np.savez_compressed(file, **data.split())
 
 
 def announce(cfg: dict[str, Any], method: Method, data: Any, trainer: L.Trainer, folder: Path, mapped: str | None) -> None:
@@ -293,10 +341,11 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     reference = {name: value.clone() for name, value in backbone.state_dict().items()}
     method = build_method(config, backbone, data.views, data.spec)
     mapped = start_weights(method, config["init_from"])
+    set_switches(method, config)
     trainer = build_trainer(config, folder, data.spec)
     if trainer.is_global_zero:
         save_config(config, folder)
-        np.savez_compressed(folder / "split.npz", **data.split())
+        save_split(data, folder)
         announce(config, method, data, trainer, folder, mapped)
     first = time.perf_counter()
     trainer.fit(method, datamodule=data, ckpt_path=resume_point(folder) if resuming else None)

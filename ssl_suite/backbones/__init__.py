@@ -15,9 +15,27 @@ fork them anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from ssl_suite.batch import Spec
+
+
+def in_sequence(stages: Sequence[nn.Module], x: Tensor, length: Tensor | None) -> Tensor:
+    """Pass x through stages."""
+    for stage in stages:
+        x = stage(x, length)
+    return x
+
+
+@cache
+def compiled(**options: Any) -> Any:
+    """`in_sequence`, compiled; one for all networks, so that a teacher takes its student's code."""
+    return torch.compile(in_sequence, **options)
 
 
 class Stage(nn.Sequential):
@@ -37,6 +55,8 @@ class Staged(nn.Module):
 
     spec: Spec
     num_features: int
+    compiled: dict[str, Any] | None = None
+    """Options of ``torch.compile`` for `maps`; None runs it as it is."""
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -49,9 +69,8 @@ class Staged(nn.Module):
 
     def maps(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """What the last stage gives, (B, D, ...)."""
-        for stage in self.stages:
-            x = stage(x, length)
-        return x
+        run = in_sequence if self.compiled is None else compiled(**self.compiled)
+        return run(self.stages, x, length)
 
     def tokens(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """One vector per place of the last maps in row-major order, (B, N, D)."""

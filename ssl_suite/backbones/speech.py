@@ -53,6 +53,12 @@ class LogMel(nn.Module):
         """Frames of so many samples."""
         return (length - self.window) // self.hop + 1
 
+    def power(self, x: Tensor) -> Tensor:
+        """Power spectrum (B, n_fft / 2 + 1, frames) of waveforms (B, T); torchaudio's own code would break a compiled graph."""
+        of = self.mel.spectrogram
+        spectrum = torch.stft(x, of.n_fft, of.hop_length, of.win_length, of.window, center=False, return_complex=True)
+        return spectrum.abs().square()
+
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Map waveforms (B, T) to (B, n_mels, frames), zero past the end of each row.
 
@@ -63,7 +69,7 @@ class LogMel(nn.Module):
             raise ValueError(f"a waveform of {x.shape[-1]} samples is shorter than one window of {self.window}; "
                              f"drop or pad such samples")
         with torch.autocast(x.device.type, enabled=False):
-            mel = (self.mel(F.pad(x.float(), self.margin)) + 1e-6).log()
+            mel = (self.mel.mel_scale(self.power(F.pad(x.float(), self.margin))) + 1e-6).log()
             valid = valid_steps(None if length is None else self.frame_lengths(length), mel.shape[-1])
             valid = torch.ones_like(mel[:, 0], dtype=torch.bool) if valid is None else valid
             count = (valid.sum(dim=1) * self.n_mels).clamp_min(1)[:, None, None]

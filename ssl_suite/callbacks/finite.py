@@ -8,6 +8,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ssl_suite.functional.distributed import mean_over_processes
+from ssl_suite.nn.sharding import is_spread, local
+
 
 class FiniteGuard(L.Callback):
     """Stops the run when a gradient is not finite, before the optimizer uses it.
@@ -15,7 +18,7 @@ class FiniteGuard(L.Callback):
     On a CPU the check is immediate. On an accelerator the gradients are zeroed in place of a bad step and the flag is
     read one step later, so that no step waits for the device; momentum and weight decay still act once. Under data
     parallelism a bad gradient of one process reaches all of them with the usual averaging, so every process stops at
-    the same step.
+    the same step; where gradients are sharded, each process sees its own part and they ask each other.
     """
 
     def __init__(self) -> None:
@@ -23,8 +26,11 @@ class FiniteGuard(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule,
                                  optimizer: torch.optim.Optimizer) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        whole = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [local(gradient) for gradient in whole]
         finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        if any(map(is_spread, whole)):
+            finite = mean_over_processes(finite.float()) == 1.0
         if finite.device.type == "cpu":
             self._check(finite, trainer.global_step)
             return

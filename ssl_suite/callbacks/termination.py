@@ -42,6 +42,14 @@ class Termination(L.Callback):
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             keeper = trainer.checkpoint_callback
             if isinstance(keeper, ModelCheckpoint):
-                reached: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-                trainer.save_checkpoint(keeper.format_checkpoint_name(reached))
+                keep(trainer, keeper)
             raise SIGTERMException
+
+
+def keep(trainer: L.Trainer, keeper: ModelCheckpoint) -> None:
+    """Save a checkpoint now; where the newest are kept it counts as one of them, so that they do not pile up."""
+    if keeper.monitor == "step" and keeper.save_top_k:
+        keeper._save_topk_checkpoint(trainer, keeper._monitor_candidates(trainer))
+    else:
+        reached: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        trainer.save_checkpoint(keeper.format_checkpoint_name(reached))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+
+from ssl_suite.io.checkpoints import whole_file
 
 KEYS = ("index", "target", "confidence", "kept", "weight")
 
@@ -32,12 +33,8 @@ class PseudoLabels:
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file that is complete or not there."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             np.savez(file, **asdict(self))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> PseudoLabels:

@@ -1,4 +1,4 @@
-"""Telling one's own key from others'."""
+"""Telling one's own key, or one's other view, from others'."""
 
 from __future__ import annotations
 
@@ -24,3 +24,29 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """
     logits = F.normalize(queries.float(), dim=1) @ gather(F.normalize(keys.float(), dim=1)).T / temperature
     return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device) + rank() * len(queries))
+
+
+@full_precision
+def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of each embedding's other view among all further embeddings of all processes (SimCLR, equation 1), in float32.
+
+    As lightly's ``NTXentLoss``, but nothing is picked by a mask, which would wait for the device, and the processes talk once.
+
+    Args:
+        z0: embeddings of one view, (B, D).
+        z1: of the other, (B, D); row i belongs to the sample of row i.
+        temperature: of the softmax over cosine similarities.
+
+    Returns:
+        Scalar: the mean over this process's 2B embeddings.
+
+    Raises:
+        ValueError: the temperature is not above 0.
+    """
+    if temperature <= 0.0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    z = F.normalize(torch.cat([z0, z1]).float(), dim=1)
+    own = torch.arange(len(z), device=z.device)
+    first = rank() * len(z)
+    logits = (z @ gather(z).T / temperature).scatter(1, own[:, None] + first, -torch.inf)
+    return F.cross_entropy(logits, own.roll(len(z0)) + first)

@@ -28,6 +28,11 @@ def gather(x: Tensor) -> Tensor:
     return rows
 
 
+def gather_together(*parts: Tensor) -> tuple[Tensor, ...]:
+    """`gather` of several matrices (B, D1), (B, D2), ... of one type, in a single collective."""
+    return gather(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
+
+
 def first_row(x: Tensor) -> Tensor:
     """Row 0 of the first process, (1, ...), in every process: one draw for a whole batch."""
     return gather(x)[:1]

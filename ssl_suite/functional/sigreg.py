@@ -45,7 +45,8 @@ def sigreg(z: Tensor, directions: Tensor, knots: int = 17, t_max: float = 3.0) -
     t = torch.linspace(0.0, t_max, knots, device=z.device)
     gauss = torch.exp(-t.square() / 2)
     weight = torch.full_like(t, 2.0 * t_max / (knots - 1)) * gauss
-    weight[[0, -1]] /= 2.0
+    weight[0] /= 2.0
+    weight[-1] /= 2.0
     count = z.shape[-2] * world_size()
     phase = (z.float() @ directions.T)[..., None] * t
     real, imaginary = sum_over_processes(torch.stack([phase.cos().sum(-3), phase.sin().sum(-3)])) / count

@@ -42,8 +42,8 @@ class Centre(nn.Module):
         targets = ((scores - self.value) / temperature).softmax(dim=-1)
         if self.training:
             weights = torch.ones_like(scores[..., :1]) if counts is None else counts.unsqueeze(-1).float()
-            total = mean_over_processes((scores * weights).flatten(0, -2).sum(dim=0))
-            number = mean_over_processes(weights.sum())
+            sums = torch.cat([(scores * weights).flatten(0, -2).sum(dim=0), weights.sum().view(1)])
+            total, number = mean_over_processes(sums).tensor_split([-1])
             mean = torch.where(number > 0, total / number.clamp_min(1e-6), self.value)
             self.value.lerp_(mean, 1.0 - self.momentum)
         return targets

@@ -145,7 +145,7 @@ class LabeledBank(nn.Module):
             features: embeddings of unit length, (N, D).
             labels: classes, (N,).
         """
-        index, features, labels = (gather(rows) for rows in (index, features, labels))
+        (index, labels), features = gather(torch.stack([index, labels], dim=1)).unbind(1), gather(features)
         known = self.index == index[:, None]
         first = (index == index[:, None]).int().argmax(1)
         fresh = ~known.any(1) & (first == torch.arange(len(index), device=index.device))

@@ -46,6 +46,11 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
+def is_spread(x: Tensor) -> bool:
+    """Whether each process holds a part of a tensor."""
+    return isinstance(x, DTensor)
+
+
 def local(x: Tensor) -> Tensor:
     """The part of a tensor that this process holds; the tensor itself where it is not sharded."""
     return x.to_local() if isinstance(x, DTensor) else x

@@ -83,6 +83,8 @@ def every_parameter_learns(case: Case) -> None:
         method.step(case.batch()).loss.backward()
     idle = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle, f"no gradient reaches {idle[:5]}"
+    turned = [n for n, p in method.named_parameters() if p.grad is not None and p.grad.stride() != p.stride() and min(p.shape) > 1]
+    assert not turned, f"gradients do not lie in memory as their weights do, which a fused optimizer needs: {turned[:5]}"
     grouped = [id(p) for group in method.groups() for p in group["params"]]
     trainable = [id(p) for p in method.parameters() if p.requires_grad]
     assert sorted(grouped) == sorted(trainable), "parameters are missing from the optimizer groups, or stand there twice"

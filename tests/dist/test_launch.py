@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.faults.runs import finish, only_run
+from tests.faults.runs import checkpoints, finish, only_run
 from tests.runs import tiny_data
 
 pytestmark = pytest.mark.dist
@@ -40,3 +42,23 @@ def test_two_nodes(tmp_path: Path) -> None:
     for code, output in map(finish, nodes):
         assert code == 0, output[-3000:]
     assert (only_run(tmp_path) / "summary.json").is_file()
+
+
+def children(process: int) -> list[int]:
+    """Processes that a process started."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes under /proc")
+def test_one_process_dies(tmp_path: Path) -> None:
+    launcher = torchrun(tmp_path, ["--standalone", "--nproc-per-node=2"], "trainer.devices=2", "trainer.max_epochs=1000")
+    deadline = time.monotonic() + 120.0
+    while not checkpoints(tmp_path):
+        assert launcher.poll() is None, launcher.communicate()[0][-3000:]
+        assert time.monotonic() < deadline, "the run did not start"
+        time.sleep(0.05)
+    os.kill(children(launcher.pid)[-1], signal.SIGKILL)
+    code, output = finish(launcher, 90.0)  # a hang fails here
+    assert code != 0
+    assert "SIGKILL" in output, "the first fault is not named"
+    assert not (only_run(tmp_path) / "summary.json").exists()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lightly.loss import VICRegLoss
 from torch import Tensor
 
 from ssl_suite.methods.pretraining.vicreg import VICReg
@@ -37,6 +38,7 @@ def test_value_and_gradient_equal_the_formula(weights):
     for a, b in zip(ours, theirs, strict=True):
         assert b.abs().max() > 1e-4
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(method.criterion(z0, z1), VICRegLoss(*weights)(z0, z1))
 
 
 def test_step_uses_two_different_views_and_every_parameter():

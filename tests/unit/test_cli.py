@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 import ssl_suite.run
@@ -101,3 +102,14 @@ def test_known_keys_follow_the_choices() -> None:
     assert "model.mask_ratio" in known_keys("train", ["model=mae"])
     assert "model.mask_ratio" not in known_keys("train", ["model=simclr"])
     assert dotted({"a": {"b": 1}, "c": 2}) == ["a", "c", "a.b"]
+
+
+def test_the_launcher_of_slurm_composes() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason='needs pip install "ssl-suite[sweeps]"')
+    GlobalHydra.instance().clear()
+    given = ["model=mae", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpus", "hydra.launcher.tasks_per_node=4",
+             "hydra.launcher.gpus_per_node=4"]
+    with initialize_config_module("configs", version_base="1.3"):
+        launcher = compose("train", given, return_hydra_config=True).hydra.launcher
+    assert launcher["_target_"].endswith("SlurmLauncher")
+    assert (launcher.partition, launcher.tasks_per_node, launcher.gpus_per_node) == ("gpus", 4, 4)

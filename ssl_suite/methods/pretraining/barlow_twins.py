@@ -23,7 +23,7 @@ import torch
 from lightly.loss import BarlowTwinsLoss
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import gather
+from ssl_suite.functional.distributed import gather_together
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
 from ssl_suite.views import Views
@@ -53,7 +53,7 @@ class BarlowTwins(Method):
     def step(self, batch: Batch) -> StepOutput:
         length = batch.get("length")
         h0, h1 = (self.backbone(x, length) for x in self.views(batch, *self.tags.views))
-        z0, z1 = (gather(self.projector(h).float()) for h in (h0, h1))
+        z0, z1 = gather_together(*(self.projector(h).float() for h in (h0, h1)))
         with torch.autocast(z0.device.type, enabled=False):
             loss = self.criterion(z0, z1)
         return StepOutput(loss, features=h0.detach())

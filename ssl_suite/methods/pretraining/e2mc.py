@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.config import ConfigError
-from ssl_suite.functional.distributed import gather
+from ssl_suite.functional.distributed import gather_together
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
-from ssl_suite.methods.pretraining.vicreg import VICReg
+from ssl_suite.methods.pretraining.vicreg import VICReg, decorrelation
 from ssl_suite.views import Views
 
 
@@ -45,13 +45,6 @@ def marginal_entropy(u: Tensor, eps: float = 1e-7) -> Tensor:
     n, m = len(u), round(len(u) ** 0.5)
     ordered = u.sort(dim=0).values
     return ((n + 1) / m * (ordered[m:] - ordered[:-m]) + eps).log().mean()
-
-
-def decorrelation(u: Tensor) -> Tensor:
-    """Sum of the squared covariances off the diagonal over D, of samples (N, D)."""
-    centred = u - u.mean(0)
-    covariance = centred.T @ centred / (len(u) - 1)
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / u.shape[1]
 
 
 class E2MC(VICReg):
@@ -91,9 +84,9 @@ class E2MC(VICReg):
     def step(self, batch: Batch) -> StepOutput:
         length = batch.get("length")
         h0, h1 = (self.backbone(x, length) for x in self.views(batch, *self.tags.views))
-        z0, z1 = (self.projector(h).float() for h in (h0, h1))
+        z0, z1 = gather_together(*(self.projector(h).float() for h in (h0, h1)))
         with torch.autocast(z0.device.type, enabled=False):
-            cubes = [gather(z).sigmoid() for z in (z0, z1)]
+            cubes = [z.sigmoid() for z in (z0, z1)]
             entropy = (marginal_entropy(cubes[0]) + marginal_entropy(cubes[1])) / 2
             covariance = decorrelation(cubes[0]) + decorrelation(cubes[1])
             loss = self.criterion(z0, z1) + self.squashed_covariance * covariance - self.entropy * entropy

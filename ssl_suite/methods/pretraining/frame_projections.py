@@ -26,11 +26,10 @@ from typing import Unpack
 
 import torch
 import torch.nn.functional as F
-from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import world_size
+from ssl_suite.functional.contrastive import nt_xent
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
 from ssl_suite.nn.spectra import Mapper, ScalogramEncoder, SpectrumEncoder
@@ -93,8 +92,7 @@ class FrameProjections(Method):
         frames = [self.backbone(x, length), self.fourier(x), self.wavelet(x, length)]
         embeddings = [projector(h).float() for projector, h in zip(self.projectors, frames, strict=True)]
         z, *others = (F.normalize(e, dim=1) for e in embeddings)
-        criterion = NTXentLoss(temperature=self.temperature, gather_distributed=world_size() > 1)
-        identity = torch.stack([criterion(a, b) for a, b in combinations((z, *others), 2)]).sum()
+        identity = torch.stack([nt_xent(a, b, self.temperature) for a, b in combinations((z, *others), 2)]).sum()
         mapping = distance(self.embedding_mappers, z, others)
         h, *targets = (frame.detach().float() for frame in frames)
         imitation = distance(self.mappers, h, targets)

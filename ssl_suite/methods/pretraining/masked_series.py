@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ssl_suite.backbones.series import SeriesConvNet
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import gather, rank
+from ssl_suite.functional.distributed import gather, gather_together, rank
 from ssl_suite.functional.masking import masked_mean
 from ssl_suite.functional.precision import full_precision
 from ssl_suite.functional.random import Draw
@@ -106,9 +106,9 @@ def aggregate(weights: Tensor, maps: Tensor, valid: Tensor) -> Tensor:
     Returns:
         (B, D, T).
     """
-    maps, exists = gather(maps.float() * valid[:, None]), gather(valid.float())
+    rows, exists = gather_together((maps.float() * valid[:, None]).flatten(1), valid.float())
     share = (weights @ exists).clamp_min(torch.finfo(torch.float32).tiny)
-    return (weights @ maps.flatten(1)).unflatten(1, maps.shape[1:]) / share[:, None]
+    return (weights @ rows).unflatten(1, maps.shape[1:]) / share[:, None]
 
 
 class MaskedSeries(Method):

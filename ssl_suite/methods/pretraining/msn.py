@@ -25,7 +25,7 @@ from lightly.loss import MSNLoss
 from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import gather
+from ssl_suite.functional.distributed import gather_together
 from ssl_suite.functional.ema import cosine_momentum, make_teacher
 from ssl_suite.functional.masking import random_order, shown_tokens, take, visible_count
 from ssl_suite.functional.multicrop import encode_together
@@ -106,6 +106,6 @@ class MSN(Method):
             h = self.teacher_backbone(views[0], length)
             target = self.teacher_projector(h).float()
         with torch.autocast(target.device.type, enabled=False):
-            together = torch.cat([gather(z) for z in anchors])
-            loss = self.criterion(together, gather(target), self.prototypes.weight, self.sharpening)
+            *together, target = gather_together(*anchors, target)
+            loss = self.criterion(torch.cat(together), target, self.prototypes.weight, self.sharpening)
         return StepOutput(loss, features=h)

@@ -5,7 +5,7 @@ Idea: what two random views of a picture share is what it shows; tell the partne
 Paper: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv 2002.05709,
 equation 1 (NT-Xent).
 
-Deviations: none in the loss (lightly's ``NTXentLoss``, held against the equation in ``tests/parity``). The projection head is
+Deviations: none in the loss, which ``tests/parity`` holds against the equation and against lightly's. The projection head is
 two layers with BatchNorm as in the official code, not the plain head of the paper's text. Speech and series use their own views.
 
 Batch: ``x`` (B, ...) and ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
@@ -18,10 +18,9 @@ from __future__ import annotations
 from typing import Unpack
 
 import torch
-from lightly.loss import NTXentLoss
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import world_size
+from ssl_suite.functional.contrastive import nt_xent
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
 from ssl_suite.views import Views
@@ -52,8 +51,6 @@ class SimCLR(Method):
         x = torch.cat(self.views(batch, *self.tags.views))
         length = batch.get("length")
         h = self.backbone(x, None if length is None else length.repeat(2))
-        z0, z1 = self.projector(h).float().chunk(2)
-        criterion = NTXentLoss(temperature=self.temperature, gather_distributed=world_size() > 1)
-        with torch.autocast(z0.device.type, enabled=False):
-            loss = criterion(z0, z1)
+        z0, z1 = self.projector(h).chunk(2)
+        loss = nt_xent(z0, z1, self.temperature)
         return StepOutput(loss, features=h.detach().chunk(2)[0])

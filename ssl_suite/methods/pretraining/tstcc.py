@@ -25,11 +25,11 @@ from typing import Unpack
 
 import torch
 import torch.nn.functional as F
-from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import first_row, gather, rank, world_size
+from ssl_suite.functional.contrastive import nt_xent
+from ssl_suite.functional.distributed import first_row, gather, rank
 from ssl_suite.functional.precision import full_precision
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
@@ -130,7 +130,7 @@ class TSTCC(Method):
         predictions = [self.predict(c).unflatten(1, (self.horizon, -1)) for c in contexts]
         futures = [z.index_select(1, ahead) for z in (strong, weak)]
         temporal = torch.stack([temporal_contrast(p, f) for p, f in zip(predictions, futures, strict=True)]).sum()
-        criterion = NTXentLoss(temperature=self.temperature, gather_distributed=world_size() > 1)
-        contextual = criterion(*(self.projector(c).float() for c in contexts))
+        z0, z1 = (self.projector(c) for c in contexts)
+        contextual = nt_xent(z0, z1, self.temperature)
         logs = {"temporal": temporal.detach(), "contextual": contextual.detach()}
         return StepOutput(self.temporal * temporal + self.contextual * contextual, logs)

@@ -139,17 +139,16 @@ class Wav2Vec2Pretraining(Method):
         predictions = self.context_head(take(self.context(z, mask, valid), places))
         logits = contrastive_logits(predictions, self.target_head(quantized.vectors), quantized.codes,
                                     draw_distractors(draw, size, count, self.num_negatives), self.temperature)
-        total = mean_over_processes(used.sum().float()).clamp_min(1.0)
-        frames = mean_over_processes(valid.sum().float()).clamp_min(1.0)
+        total, frames = mean_over_processes(torch.stack([used.sum(), valid.sum()]).float()).clamp_min(1.0)
         contrastive = ((logits.logsumexp(dim=-1) - logits[..., 0]) * used).sum() / total
         penalty = (z.float().square().mean(dim=-1) * valid).sum() / frames
-        usage = self.usage(quantized.probs, used)
+        codes = F.one_hot(quantized.codes, self.quantizer.entries)
+        usage, usage_hard = self.usage(torch.stack([quantized.probs, codes.to(quantized.probs.dtype)]), used)
         diversity = 1.0 - perplexity(usage) / usage.numel()
         hits = (logits[..., 0] > logits[..., 1:].amax(dim=-1)) & used
-        codes = F.one_hot(quantized.codes, self.quantizer.entries).float()
         logs = {"contrastive": contrastive, "accuracy": hits.sum() / total, "masked": mask.sum() / frames,
                 "feature_penalty": penalty, "prob_perplexity": perplexity(usage),
-                "code_perplexity": perplexity(self.usage(codes, used)), "tau": torch.tensor(self.tau)}
+                "code_perplexity": perplexity(usage_hard), "tau": torch.tensor(self.tau)}
         return StepOutput(contrastive + self.diversity_weight * diversity + self.penalty_weight * penalty,
                           {name: value.detach() for name, value in logs.items()})
 
@@ -193,6 +192,7 @@ class Wav2Vec2Pretraining(Method):
         return self.backbone.contextualise(h, valid.sum(dim=1))
 
     def usage(self, choices: Tensor, used: Tensor) -> Tensor:
-        """Mean over the hidden frames of all processes of (B, M, G, V), as (G, V)."""
-        total = gather(torch.einsum("bmgv,bm->gv", choices, used.float()).unsqueeze(0)).sum(dim=0)
-        return total / gather(used.sum().float().unsqueeze(0)).sum().clamp_min(1.0)
+        """Means over the hidden frames of all processes of several choices (C, B, M, G, V), as (C, G, V)."""
+        total = torch.einsum("cbmgv,bm->cgv", choices.float(), used.float())
+        sums, number = gather(torch.cat([total.flatten(), used.sum().float().view(1)])[None]).sum(dim=0).tensor_split([-1])
+        return sums.view_as(total) / number.clamp_min(1.0)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import gather
+from ssl_suite.functional.distributed import gather_together
 from ssl_suite.functional.precision import full_precision
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
@@ -94,8 +94,9 @@ class WMSE(Method):
     def step(self, batch: Batch) -> StepOutput:
         views, length = self.views(batch, *["crop"] * self.positives), batch.get("length")
         hs = [self.backbone(x, length) for x in views]
-        zs = [gather(z) for z in self.projector(torch.cat(hs)).float().chunk(self.positives)]
-        orders = gather(self.views.draw(batch, 100).uniform(self.rounds)).argsort(0)
+        draws = self.views.draw(batch, 100).uniform(self.rounds)
+        *zs, draws = gather_together(*self.projector(torch.cat(hs)).float().chunk(self.positives), draws)
+        orders = draws.argsort(0)
         distances = []
         for order in orders.unbind(1):
             whitened = [self.whitened(z, order) for z in zs]

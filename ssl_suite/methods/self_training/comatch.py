@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import gather, world_size
+from ssl_suite.functional.distributed import gather_together, world_size
 from ssl_suite.functional.pseudo_labels import concat_rows, consistency_loss
 from ssl_suite.method import Training
 from ssl_suite.methods.self_training.fixmatch import FixMatch
@@ -133,7 +133,8 @@ class CoMatch(FixMatch):
         target = self.label(probs, z_weak.detach(), given, z_labeled.detach())
         weight = self.policy(target)[1]
         loss_sup, loss_unsup = F.cross_entropy(logits, labeled["y"]), consistency_loss(strong, target, weight)
-        loss_graph = graph_loss(gather(z0), gather(z1), gather(target), self.temperature, self.link_threshold)
+        z0, z1, target = gather_together(z0, z1, target)
+        loss_graph = graph_loss(z0, z1, target, self.temperature, self.link_threshold)
         logs = {"loss_sup": loss_sup.detach(), "loss_unsup": loss_unsup.detach(), "loss_graph": loss_graph.detach(),
                 "mask_ratio": weight.mean()}
         return StepOutput(loss_sup + self.lambda_u * loss_unsup + self.lambda_c * loss_graph, logs, h[: len(logits)].detach())

@@ -1,4 +1,4 @@
-"""InfoNCE."""
+"""InfoNCE and NT-Xent."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from lightly.loss import NTXentLoss
 
-from ssl_suite.functional.contrastive import info_nce
+from ssl_suite.functional.contrastive import info_nce, nt_xent
 
 
 def test_value_and_gradient_equal_the_formula() -> None:
@@ -35,3 +36,15 @@ def test_autocast_does_not_reach_it() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = info_nce(q, k, 0.2)
     assert torch.equal(inside, info_nce(q, k, 0.2))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_nt_xent_equals_lightlys(temperature: float) -> None:
+    torch.manual_seed(0)
+    z0, z1 = torch.randn(2, 7, 8).requires_grad_().unbind()
+    ours, theirs = nt_xent(z0, z1, temperature), NTXentLoss(temperature)(z0, z1)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(torch.autograd.grad(ours, (z0, z1), retain_graph=True), torch.autograd.grad(theirs, (z0, z1)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-4)
+    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        nt_xent(z0, z1, 0.0)

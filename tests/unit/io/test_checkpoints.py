@@ -7,11 +7,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from ssl_suite.io import checkpoints
-from ssl_suite.io.checkpoints import AtomicCheckpointIO, intact, newest_checkpoint
+from ssl_suite.io.checkpoints import AtomicCheckpointIO, intact, newest_checkpoint, whole_file
 
 IO = AtomicCheckpointIO()
 
@@ -145,3 +146,26 @@ def test_hostile_checkpoint_is_not_executed(tmp_path: Path) -> None:
     assert not touched.exists()
     torch.load(path, weights_only=False)
     assert touched.exists(), "the control payload does not work"
+
+
+def killed_half_way(file: Any, **arrays: Any) -> None:
+    """What a writer does that dies between two arrays."""
+    file.write(b"half")
+    raise KeyboardInterrupt
+
+
+def test_arrays_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "split.npz"
+    with whole_file(path) as file:
+        np.savez_compressed(file, train=np.arange(5))
+    monkeypatch.setattr(np, "savez_compressed", killed_half_way)
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as file:
+        np.savez_compressed(file, train=np.arange(9))
+    assert np.array_equal(np.load(path)["train"], np.arange(5))
+    assert files(path) == ["split.npz"]
+
+
+def test_control_without_it_half_a_file_is_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), (tmp_path / "split.npz").open("wb") as file:
+        killed_half_way(file)
+    assert not intact(tmp_path / "split.npz")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -77,3 +80,21 @@ def test_an_optimizer_takes_the_groups() -> None:
     net = backbones()[0]
     optimizer = torch.optim.AdamW(layer_groups(net, [], 1e-3, 0.75), lr=1.0)
     assert max(g["lr"] for g in optimizer.param_groups) == 1e-3
+
+
+@pytest.mark.parametrize("make", [partial(torch.optim.AdamW, lr=1e-2), partial(torch.optim.SGD, lr=0.1, momentum=0.9)])
+@pytest.mark.parametrize(("layout", "same"), [(torch.channels_last, True), (torch.contiguous_format, False)])
+def test_the_fused_step_wants_gradients_that_lie_as_their_weights(make: Any, layout: torch.memory_format, same: bool) -> None:
+    """PyTorch's kernel for the CPU mixes up others without a word; what autograd makes lies right, see `every_parameter_learns`."""
+    weights = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        net = ResNet(Spec("images", (3, 16, 16), ("a",)), width=8)
+        optimizer = make(parameter_groups(net), fused=fused)
+        for _ in range(3):
+            for p in net.parameters():
+                grad = torch.randn(p.shape)
+                p.grad = grad.contiguous(memory_format=layout) if p.ndim == 4 else grad
+            optimizer.step()
+        weights.append([p.detach().clone() for p in net.parameters()])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*weights, strict=True)) is same

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_suite.functional.distributed import gather, mean_over_processes
+from ssl_suite.functional.distributed import gather, gather_together, mean_over_processes
 from ssl_suite.methods.self_training.policies.base import FixedThreshold, Policy, check_range
 
 UNSEEN, UNSURE = -2, -1
@@ -54,7 +54,7 @@ class FlexMatch(FixedThreshold):
         confidence, target = probs.max(dim=1)
         level = self.class_levels()[target]
         weight = (confidence >= self.threshold * level / (2.0 - level)).to(probs.dtype)
-        self.remember(gather(index), gather(target), gather(confidence))
+        self.remember(*gather(torch.stack([index, target, (confidence >= self.threshold).long()], dim=1)).unbind(1))
         return target, weight
 
     def class_levels(self) -> Tensor:
@@ -63,10 +63,10 @@ class FlexMatch(FixedThreshold):
         counts = learnt.new_zeros(self.num_classes - UNSEEN).scatter_add_(0, learnt, torch.ones_like(learnt))[1:]
         return counts[1:] / counts.max().clamp(min=1)
 
-    def remember(self, index: Tensor, target: Tensor, confidence: Tensor) -> None:
+    def remember(self, index: Tensor, target: Tensor, sure: Tensor) -> None:
         """Note the classes of sure samples; a sample drawn twice is sure if one of its views is."""
         self.learnt[index] = self.learnt[index].clamp(min=UNSURE)
-        self.learnt[torch.where(confidence >= self.threshold, index, len(self.learnt) - 1)] = target
+        self.learnt[torch.where(sure.bool(), index, len(self.learnt) - 1)] = target
 
 
 class FreeMatch(Policy):
@@ -113,10 +113,10 @@ class FreeMatch(Policy):
         return target, (confidence >= threshold[target]).to(probs.dtype)
 
     def penalty(self, logits: Tensor, weight: Tensor) -> Tensor:
-        probs, kept = gather(logits.float().softmax(1)), gather(weight)
+        probs, kept = gather_together(logits.float().softmax(1), weight.float().unsqueeze(1))
         count = kept.sum().clamp(min=1.0)
-        shares = (F.one_hot(probs.argmax(1), self.num_classes) * kept.unsqueeze(1)).sum(0) / count
-        mean = (probs * kept.unsqueeze(1)).sum(0) / count
+        shares = (F.one_hot(probs.argmax(1), self.num_classes) * kept).sum(0) / count
+        mean = (probs * kept).sum(0) / count
         fairness = (even(self.probs, self.guesses) * (even(mean, shares) + 1e-12).log()).sum()
         return self.fairness_weight * torch.where(kept.sum() > 0, fairness, 0.0)
 

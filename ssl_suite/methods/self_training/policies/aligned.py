@@ -42,11 +42,12 @@ class Alignment(nn.Module):
         Returns:
             Aligned probabilities, (M, K).
         """
-        mean = mean_over_processes(probs.mean(0)).to(self.mean.dtype)
+        guesses = (probs,) if labeled_probs is None else (probs, labeled_probs)
+        mean, *given = mean_over_processes(torch.stack([p.mean(0).to(self.mean.dtype) for p in guesses]))
         self.mean.lerp_(mean, 1.0 - self.momentum * self.started)
         self.started.fill_(1.0)
-        if labeled_probs is not None:
-            self.target.lerp_(mean_over_processes(labeled_probs.mean(0)).to(self.target.dtype), 1.0 - self.momentum)
+        if given:
+            self.target.lerp_(given[0], 1.0 - self.momentum)
         aligned = probs * (self.target + 1e-6) / (self.mean + 1e-6)
         return aligned / aligned.sum(1, keepdim=True)
 
