@@ -364,9 +364,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     samples = (trainer.global_step - state.first_step) * trainer.accumulate_grad_batches * batch_samples(data) * trainer.world_size
     summary: Summary = {
         "method": name_of(config, "model"), "data": name_of(config, "data"), "modality": data.modality,
-        "seed": config["seed"], "commit": commit(), "versions": versions(),
+        "seed": config["seed"], "commit": commit(), "versions": versions(), "data_wait": logged.get("train/data_wait"),
         "wall_seconds": round(time.perf_counter() - started, 2), "samples_per_second": timed_rate(samples, seconds),
-        "data_wait": logged.get("train/data_wait"),
         "scores": flat(scores), "references": {name: flat(values) for name, values in references.items()}}
     write_summary(folder, summary)
     print_summary(folder, summary, next_commands(tags, folder, summary["data"]))
