@@ -50,13 +50,15 @@ def main() -> None:
         views, rng = data.views.standardise(spec), np.random.default_rng(given.seed)
         z = on_sphere(features(lambda batch: backbone(views(batch, "clean")[0], batch.get("length")), data, "train"))
         if given.oracle == "labels":
-            answers = ask(graph, index, z, lambda i, j: bool(source.targets[i] == source.targets[j]), given.count, given.strategy, rng)
+            y = source.targets
+            answers = ask(graph, index, z, lambda i, j: bool(y[i] == y[j]), given.count, given.strategy, rng)
             console.print(f"{len(answers)} questions, {sum(answers)} times the same")
         else:
             questions = propose(graph, index, z, given.count, given.strategy, rng)
     graph.save(given.out, questions)
     kinds = len(np.unique(graph.components()[index]))
-    console.print(f"{given.out}: {len(graph.answers)} answers, {len(questions)} questions; {len(index)} samples in {kinds} components")
+    console.print(f"{given.out}: {len(graph.answers)} answers, {len(questions)} questions; {len(index)} samples in {kinds} "
+                  "components")
 
 
 if __name__ == "__main__":

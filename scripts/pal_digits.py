@@ -4,9 +4,9 @@
     python scripts/pal_digits.py --seeds 10 --noise 0.02 --out rows.csv
 
 70 % of the digits for training, four views of each, 400 Nystroem features of an RBF kernel (gamma 0.05), embeddings of width 16 by
-the closed form of the spectral loss. Ten rounds: embed by the answers so far, ask a tenth of the questions, labels answer. Accuracy on the
-other 30 % of the nearest class mean by cosine with one labelled sample a class, mean of 20 draws. ``all labels`` knows the
-whole graph; its purity is that of ten clusters of the training embeddings.
+the closed form of the spectral loss. Ten rounds: embed by the answers so far, ask a tenth of the questions, labels answer. Accuracy
+on the other 30 % of the nearest class mean by cosine with one labelled sample a class, mean of 20 draws. ``all labels``
+knows the whole graph; its purity is that of ten clusters of the training embeddings.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ def from_labels(n: int, index: Sequence[int] | np.ndarray, y: np.ndarray) -> Sim
     return graph
 
 
-def ask(graph: SimilarityGraph, index: np.ndarray, z: np.ndarray, oracle: Callable[[int, int], bool], count: int, strategy: Strategy,
-        rng: np.random.Generator) -> list[bool]:
+def ask(graph: SimilarityGraph, index: np.ndarray, z: np.ndarray, oracle: Callable[[int, int], bool], count: int,
+        strategy: Strategy, rng: np.random.Generator) -> list[bool]:
     """Put up to ``count`` questions to an oracle and take in its answers; those it gave.
 
     Questions are chosen by `propose` in groups of 200 at most, each knowing the answers before; what they decide is not asked.
@@ -150,8 +150,8 @@ def propose(graph: SimilarityGraph, index: np.ndarray, z: np.ndarray, count: int
             rng: np.random.Generator) -> list[Pair]:
     """Pairs to ask about next, none of which the answers so far decide.
 
-    ``active`` asks where the gradient of the spectral loss is largest: about the pairs of different components with the most similar
-    embeddings, no component twice, so it may return fewer. ``passive`` draws pairs at random. Quadratic in the samples.
+    ``active`` asks where the gradient of the spectral loss is largest: about the pairs of different components with the most
+    similar embeddings, no component twice, so it may return fewer. ``passive`` draws pairs at random. Quadratic in the samples.
 
     Args:
         graph: the answers so far.
