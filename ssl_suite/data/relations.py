@@ -120,7 +120,7 @@ def from_labels(n: int, index: Sequence[int] | np.ndarray, y: np.ndarray) -> Sim
 
     Each class is a chain of its samples; the first samples of any two classes differ.
     """
-    graph, firsts = SimilarityGraph(n), []
+    graph, firsts = SimilarityGraph(n), list[int]()
     for c in np.unique(y):
         rows = [int(i) for i in np.asarray(index)[y == c]]
         for i in rows[1:]:
