@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ssl_suite.backbones import Stage, Staged
 from ssl_suite.batch import Spec
-from ssl_suite.nn.transformer import attention_mask, mean_pool
+from ssl_suite.nn.transformer import attention_mask, mean_pool, whole_heads
 
 Norm = Literal["batch", "group"]
 
@@ -68,7 +68,8 @@ class ViT(nn.Module):
         super().__init__()
         if pool not in ("mean", "class"):
             raise ValueError(f"pool must be 'mean' or 'class', got {pool!r}")
-        self.spec, self.patch_size, self.pool = spec, patch_size, pool
+        self.spec, self.patch_size = spec, patch_size
+        self.pool: Literal["mean", "class"] = pool
         channels, height, columns = spec.shape
         self.grid = self.grid_of(height, columns)
         if width and heads and width % heads:
@@ -96,6 +97,16 @@ class ViT(nn.Module):
         pooled = "[:, 0]" if self.pool == "class" else f"[:, {self.num_prefix_tokens}:].mean(dim=1)"
         make = f"import timm\n\nnet = timm.create_model(**{self.made!r})\n"
         return f"{make}\n\ndef features(x):\n    return net.forward_features(x){pooled}\n"
+
+    def resized(self, width: int, depth: int) -> ViT:
+        """An untrained net of the same kind, of another width and depth; heads keep their width.
+
+        Raises:
+            ValueError: the width is no multiple of that of a head.
+        """
+        heads = whole_heads(width, self.net.blocks[0].attn.head_dim)
+        return ViT(self.spec, name=self.made["model_name"], patch_size=self.patch_size, width=width, depth=depth, heads=heads,
+                   pool=self.pool)
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of a picture.

@@ -124,6 +124,10 @@ class SeriesTransformer(PatchTransformer):
                          depth=depth, heads=heads)
         self.patch = patch
 
+    def resized(self, width: int, depth: int) -> SeriesTransformer:
+        """An untrained net of the same kind, of another width and depth; heads keep their width."""
+        return SeriesTransformer(self.spec, patch=self.patch, width=width, depth=depth, heads=self.heads_of(width))
+
     def count(self, length: Count) -> Count:
         """Patches of a series with so many steps, the last perhaps partly filled."""
         return (length + self.patch - 1) // self.patch

@@ -97,6 +97,11 @@ class SpeechTransformer(PatchTransformer):
                          heads=heads)
         self.log_mel, self.patch_frames = log_mel, patch_frames
 
+    def resized(self, width: int, depth: int) -> SpeechTransformer:
+        """An untrained net of the same kind, of another width and depth; heads keep their width."""
+        return SpeechTransformer(self.spec, n_mels=self.log_mel.n_mels, patch_frames=self.patch_frames, width=width, depth=depth,
+                                 heads=self.heads_of(width))
+
     def count(self, length: Count) -> Count:
         """Patches of so many samples, the last perhaps partly filled."""
         frames = self.log_mel.frames(length)

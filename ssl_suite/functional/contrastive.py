@@ -1,4 +1,4 @@
-"""Telling one's own key, or one's other view, from others'."""
+"""Telling one's own from others."""
 
 from __future__ import annotations
 
@@ -50,3 +50,25 @@ def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     first = rank() * len(z)
     logits = (z @ gather(z).T / temperature).scatter(1, own[:, None] + first, -torch.inf)
     return F.cross_entropy(logits, own.roll(len(z0)) + first)
+
+
+@full_precision
+def supcon_loss(z: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Mean over anchors of -mean over positives of log softmax among all others, in float32.
+
+    Equation 2 of SupCon (arXiv 2004.11362); with a class for each sample it is the loss of SimCLR.
+
+    Args:
+        z: embeddings, (A, D), several views of a sample as rows of their own.
+        y: class of each row, (A,); every class of this process stands twice at least.
+        temperature: above 0.
+
+    Returns:
+        Scalar: the mean over this process's anchors, against the rows of all processes.
+    """
+    z = F.normalize(z.float(), dim=1)
+    own = torch.arange(len(z), device=z.device)[:, None] + rank() * len(z)
+    logits = (z @ gather(z).T / temperature).scatter(1, own, -torch.inf)
+    positive = (y[:, None] == gather(y)).scatter(1, own, False)
+    log_prob = F.log_softmax(logits, dim=1).masked_fill(~positive, 0.0)
+    return -(log_prob.sum(1) / positive.sum(1)).mean()

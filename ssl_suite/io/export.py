@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Spec
 from ssl_suite.config import ConfigError, require
+from ssl_suite.nn.elastic import extract
 
 
 class Pooled(nn.Module):
@@ -31,6 +32,32 @@ class Pooled(nn.Module):
 def example(spec: Spec, size: int = 2) -> Tensor:
     """Samples of the shape a backbone takes."""
     return torch.randn(size, *spec.shape, generator=torch.Generator().manual_seed(0))
+
+
+def cut(backbone: Any, config: dict[str, Any], width: int | None, depth: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    """A slice of a patch transformer, and the configuration that builds it.
+
+    Args:
+        backbone: the whole.
+        config: ``_target_`` and arguments of its constructor.
+        width: width of the slice; None keeps the whole.
+        depth: number of its blocks; None keeps all.
+
+    Raises:
+        ConfigError: the backbone cannot be cut, or not to this size.
+    """
+    if not hasattr(backbone, "resized"):
+        raise ConfigError(f"--width and --depth cut patch transformers, and {type(backbone).__name__} is none")
+    blocks = [m for m in backbone.modules() if hasattr(m, "head_dim")]
+    width, depth = width or backbone.num_features, depth or len(blocks)
+    if not width <= backbone.num_features or not 1 <= depth <= len(blocks):
+        raise ConfigError(f"--width {width} --depth {depth} must lie within the backbone's "
+                          f"{backbone.num_features} and {len(blocks)}")
+    try:
+        small = extract(backbone, width, depth)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return small, {**config, "width": width, "depth": depth, "heads": width // blocks[0].head_dim}
 
 
 def export_weights(backbone: Any, path: Path) -> str:

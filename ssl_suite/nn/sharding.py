@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, entries: Sequence[str]) -> None:
@@ -54,6 +54,11 @@ def is_spread(x: Tensor) -> bool:
 def local(x: Tensor) -> Tensor:
     """The part of a tensor that this process holds; the tensor itself where it is not sharded."""
     return x.to_local() if isinstance(x, DTensor) else x
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The whole of a tensor that is spread over processes, whose gradients are averaged on the way back; else the tensor itself."""
+    return x.full_tensor(grad_placements=[Partial("avg")] * x.device_mesh.ndim) if isinstance(x, DTensor) else x
 
 
 def whole_state(module: nn.Module) -> dict[str, Any]:

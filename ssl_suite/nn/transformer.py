@@ -85,6 +85,17 @@ def init_transformer(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def whole_heads(width: int, head_width: int) -> int:
+    """How many attention heads make up a width.
+
+    Raises:
+        ValueError: no whole number of them does.
+    """
+    if width < head_width or width % head_width:
+        raise ValueError(f"width={width} must be a multiple of {head_width}, the width of an attention head")
+    return width // head_width
+
+
 class Transformer(nn.Module):
     """Pre-norm blocks (timm's) and a final LayerNorm; tokens that do not exist are attended to by none.
 
@@ -144,6 +155,10 @@ class PatchTransformer(nn.Module):
         self.project = nn.Linear(patch_dim, width)
         self.transformer = Transformer(width, depth, heads)
         init_transformer(self.project)
+
+    def heads_of(self, width: int) -> int:
+        """Attention heads of a net of another width; ValueError where they would not be whole."""
+        return whole_heads(width, self.transformer.blocks[0].attn.head_dim)  # type: ignore[union-attr,arg-type]
 
     @property
     def frontend(self) -> nn.Module:

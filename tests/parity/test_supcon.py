@@ -9,7 +9,8 @@ import torch
 from lightly.loss import NTXentLoss
 from torch import Tensor
 
-from ssl_suite.methods.pretraining.supcon import SupCon, supcon_loss
+from ssl_suite.functional.contrastive import supcon_loss
+from ssl_suite.methods.pretraining.supcon import SupCon
 from tests.parity.tiny import Tiny, pictures, views
 
 

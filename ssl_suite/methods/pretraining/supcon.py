@@ -19,35 +19,12 @@ from __future__ import annotations
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.distributed import gather, rank
-from ssl_suite.functional.precision import full_precision
+from ssl_suite.functional.contrastive import supcon_loss
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
 from ssl_suite.views import Views
-
-
-@full_precision
-def supcon_loss(z: Tensor, y: Tensor, temperature: float) -> Tensor:
-    """Mean over anchors of -mean over positives of log softmax among all others (equation 2), in float32.
-
-    Args:
-        z: embeddings, (A, D), several views of a sample as rows of their own.
-        y: class of each row, (A,); every class of this process stands twice at least.
-        temperature: above 0.
-
-    Returns:
-        Scalar: the mean over this process's anchors, against the rows of all processes.
-    """
-    z = F.normalize(z.float(), dim=1)
-    own = torch.arange(len(z), device=z.device)[:, None] + rank() * len(z)
-    logits = (z @ gather(z).T / temperature).scatter(1, own, -torch.inf)
-    positive = (y[:, None] == gather(y)).scatter(1, own, False)
-    log_prob = F.log_softmax(logits, dim=1).masked_fill(~positive, 0.0)
-    return -(log_prob.sum(1) / positive.sum(1)).mean()
 
 
 class SupCon(Method):

@@ -20,6 +20,8 @@ from ssl_suite.batch import Spec
 from ssl_suite.config import ConfigError
 from ssl_suite.io.export import example, export_onnx, export_weights
 from ssl_suite.io.weights import save_backbone
+from ssl_suite.nn.elastic import Slices
+from ssl_suite.run import load_exported
 
 ROOT = Path(__file__).resolve().parents[3]
 PICTURES = Spec("images", (3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -122,3 +124,25 @@ def test_onnx_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(runtime, "InferenceSession", Wrong)
     with pytest.raises(ConfigError, match="not to be trusted"):
         export_onnx(ConvNet(PICTURES), PICTURES, tmp_path / "encoder.onnx")
+
+
+def test_a_slice_is_exported_as_a_net_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    backbone, path = ViT(PICTURES, **VIT).eval(), tmp_path / "backbone.safetensors"  # type: ignore[arg-type]
+    save_backbone(path, backbone, PICTURES, {"_target_": "ssl_suite.backbones.images.ViT", **VIT})
+    export(monkeypatch, str(path), "--format", "backbone", "--width", "16", "--depth", "1")
+    small, spec = load_exported(tmp_path / "export" / "backbone.safetensors")
+    assert (spec, small.num_features) == (PICTURES, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(small(example(spec)), Slices()(backbone, 16, 1, example(spec)), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "message"), [(["--width", "24"], "multiple of 16"), (["--depth", "3"], "lie within")])
+def test_a_size_that_cannot_be_cut_is_named(size: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "backbone.safetensors"
+    save_backbone(path, ViT(PICTURES, **VIT), PICTURES, {"_target_": "ssl_suite.backbones.images.ViT", **VIT})  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        export(monkeypatch, str(path), *size)
+    said = capsys.readouterr()
+    assert message in " ".join((said.out + said.err).split())
