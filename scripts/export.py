@@ -2,6 +2,10 @@
 
 python scripts/export.py RUN                        # weights for plain timm or torchaudio, with the code that loads them
 python scripts/export.py RUN --format onnx          # an ONNX file, checked against PyTorch
+python scripts/export.py RUN --licence cc-by-4.0    # the licence that the model card states
+
+Beside what a finished run exports lies README.md, the model card: method, data, seed, scores beside references, command,
+configuration, licence.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ssl_suite.batch import Spec
-from ssl_suite.io.export import export_onnx, export_weights
+from ssl_suite.io.export import export_onnx, export_weights, model_card
 from ssl_suite.programs import guarded, parser
 from ssl_suite.run import load_exported
 
@@ -22,6 +26,7 @@ def main() -> None:
     arguments.add_argument("run", type=Path, help="run folder or backbone.safetensors")
     arguments.add_argument("--format", choices=("weights", "onnx"), default="weights", help="what to write (default: weights)")
     arguments.add_argument("--out", type=Path, help="file to write (default: RUN/export/...)")
+    arguments.add_argument("--licence", help="of the weights, for the model card, as model hubs name it (default: unknown)")
     given = arguments.parse_args()
     backbone, spec = load_exported(given.run)
     folder = given.run if given.run.is_dir() else given.run.parent
@@ -36,6 +41,9 @@ def main() -> None:
         loader = out.with_name("load.py")
         loader.write_text(f"# Run in this folder. {note(spec)}\n{code}")
         console.print(f"{out}\n{loader}: loads it without ssl_suite")
+    if (folder / "summary.json").is_file():
+        out.with_name("README.md").write_text(model_card(folder, given.licence))
+        console.print(f"{out.with_name('README.md')}: the model card")
 
 
 def note(spec: Spec) -> str:
