@@ -99,7 +99,8 @@ def read_arms(content: dict[str, Any], runs: Path, seeds: list[int], only: list[
 
 def write_sequence(sets: dict[str, list[str]], folder: Path) -> None:
     """The data config of a sequence, composed from the overrides of its sets: ``FOLDER/configs/data/sequence.yaml``."""
-    nodes, backbones = {}, {}
+    nodes: dict[str, Any] = {}
+    backbones: Any = None
     with hydra.initialize_config_module("configs", version_base="1.3"):
         for name, overrides in sets.items():
             composed = hydra.compose("train", overrides)

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from ssl_suite.batch import Batch
 from ssl_suite.config import ConfigError
@@ -44,7 +45,7 @@ def measured(run: Path, score: str) -> Row:
     data = data_for(None, [], spec, plain(OmegaConf.load(run / "config.yaml"))["data"])  # type: ignore[arg-type]
     data.views.standardise(spec)
 
-    def embed(batch: Batch, kind: str = "clean") -> object:
+    def embed(batch: Batch, kind: str = "clean") -> Tensor:
         return backbone(data.views(batch, kind)[0], batch.get("length"))
 
     found = spectrum_scores(features(embed, data, "train", 5000)) | view_scores(lambda batch: embed(batch, "crop"), data)
