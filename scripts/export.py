@@ -3,8 +3,10 @@
 python scripts/export.py RUN                        # weights for plain timm or torchaudio, with the code that loads them
 python scripts/export.py RUN --format onnx          # an ONNX file, checked against PyTorch
 python scripts/export.py RUN --format backbone --width 32 --depth 2     # a smaller net out of a run of model=poa, for init_from=
+python scripts/export.py RUN --licence cc-by-4.0    # the licence that the model card states
 
-Width and depth cut a slice out of a patch transformer for any of the formats; only model=poa trains slices to be good.
+Width and depth cut a slice out of a patch transformer for any of the formats; only model=poa trains slices to be good. Beside what a
+finished run exports lies README.md, the model card: method, data, seed, scores beside references, command, configuration, licence.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ssl_suite.batch import Spec
-from ssl_suite.io.export import cut, export_onnx, export_weights
+from ssl_suite.io.export import cut, export_onnx, export_weights, model_card
 from ssl_suite.io.weights import read_description, save_backbone, weights_file
 from ssl_suite.programs import guarded, parser
 from ssl_suite.run import load_exported
@@ -29,6 +31,7 @@ def main() -> None:
     arguments.add_argument("--width", type=int, help="width of the slice (default: the whole)")
     arguments.add_argument("--depth", type=int, help="blocks of the slice (default: all)")
     arguments.add_argument("--out", type=Path, help="file to write (default: RUN/export/...)")
+    arguments.add_argument("--licence", help="of the weights, for the model card, as model hubs name it (default: unknown)")
     given = arguments.parse_args()
     backbone, spec = load_exported(given.run)
     folder = given.run if given.run.is_dir() else given.run.parent
@@ -50,6 +53,9 @@ def main() -> None:
         loader = out.with_name("load.py")
         loader.write_text(f"# Run in this folder. {note(spec)}\n{code}")
         console.print(f"{out}\n{loader}: loads it without ssl_suite")
+    if (folder / "summary.json").is_file():
+        out.with_name("README.md").write_text(model_card(folder, given.licence))
+        console.print(f"{out.with_name('README.md')}: the model card")
 
 
 def note(spec: Spec) -> str:

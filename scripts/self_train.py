@@ -16,14 +16,9 @@ leaves. Training is seeded by seed + 1000 * stage; which samples are labelled ha
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from json import loads
 from pathlib import Path
@@ -34,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_suite.config import ConfigError, nearest
-from ssl_suite.programs import guarded, parser, planned
+from ssl_suite.programs import claimed, finished_run, guarded, parser, planned
 from ssl_suite.rounds import Labelling, Report, check_start, ensemble_accuracy, label, read_report, write_json
 from ssl_suite.run import build_data, plain
 
@@ -112,29 +107,6 @@ def read_plan(content: dict[str, Any], folder: Path, seed: int, overrides: list[
                 content.get("stop_on_gap", False))
 
 
-@contextmanager
-def claimed(plan: Plan, content: dict[str, Any]) -> Iterator[None]:
-    """The plan's folder, taken by this process and those it starts; refused where another plan left its work.
-
-    Raises:
-        ConfigError: another process is at work there, or the folder holds another plan's stages.
-    """
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    made = {"plan": content, "overrides": plan.overrides, "seed": plan.seed}
-    with (plan.folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"another process is still at work in {plan.folder}; wait for it or end it") from error
-        os.set_inheritable(lock.fileno(), True)
-        saved = plan.folder / "plan.json"
-        if saved.is_file() and loads(saved.read_text()) != made:
-            raise ConfigError(f"{plan.folder} was made with another plan or other overrides (see {saved}); choose another "
-                              "--runs, or remove it")
-        write_json(saved, made)
-        yield
-
-
 def prepare(plan: Plan, number: int) -> Report | None:
     """Pseudo-labels and report of a stage, made unless they are there; None for a stage that needs none.
 
@@ -158,23 +130,10 @@ def prepare(plan: Plan, number: int) -> Report | None:
     return read_report(folder / "policy_report.json")
 
 
-def train(plan: Plan, number: int) -> None:
-    """Run a stage to its end, or take it up; ConfigError with the tail of its log where it fails."""
-    folder = plan.folder / plan.stages[number].name
-    folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    with (folder / "log.txt").open("a") as log:
-        done = subprocess.run([sys.executable, *plan.command(number)], env=environment, stdout=log,
-                              stderr=subprocess.STDOUT, close_fds=False)  # it inherits the lock
-    if done.returncode:
-        tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
-        raise ConfigError(f"stage {folder.name} ended with code {done.returncode}: {tail}")
-
-
 def run(plan: Plan, content: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     """All stages of a plan; what is said of each, as stage -> column -> number."""
     rows: dict[str, dict[str, float | None]] = {}
-    with claimed(plan, content):
+    with claimed(plan.folder, {"plan": content, "overrides": plan.overrides, "seed": plan.seed}):
         if not (plan.folder / plan.stages[0].name / "config.yaml").is_file():
             with hydra.initialize_config_module("configs", version_base="1.3"):
                 composed = hydra.compose("train", [o for o in plan.command(0)[1:] if not o.startswith("hydra.")])
@@ -187,7 +146,7 @@ def run(plan: Plan, content: dict[str, Any]) -> dict[str, dict[str, float | None
                 break
             summary = plan.folder / stage.name / "summary.json"
             if not summary.is_file():
-                train(plan, number)
+                finished_run(plan.command(number), plan.folder / stage.name)
             told = {} if found is None else {name: getattr(found, name) for name in
                                              ("kept", "diversity", "mean_confidence", "gap", "accuracy_pool", "accuracy_kept")}
             rows[stage.name] = {**told, "test_accuracy": loads(summary.read_text())["scores"].get("accuracy")}

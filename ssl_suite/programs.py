@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_suite.batch import Spec
 from ssl_suite.cli import explain, program, quiet, stop
 from ssl_suite.config import ConfigError, nearest
+from ssl_suite.rounds import write_json
 from ssl_suite.run import building, fit, plain
 
 
@@ -90,3 +96,45 @@ def started_run(overrides: Sequence[str]) -> None:
     """Start ``train.py`` in this process with the overrides given."""
     sys.argv = [str(Path(__file__).resolve().parents[1] / "train.py"), *overrides]
     program("train", fit)()
+
+
+@contextmanager
+def claimed(folder: Path, made: dict[str, Any]) -> Iterator[None]:
+    """A folder of several runs, taken by this process and those it starts; refused where another plan left its work.
+
+    Args:
+        folder: where the runs lie.
+        made: what they are made with, kept in ``plan.json``.
+
+    Raises:
+        ConfigError: another process is at work there, or the folder holds another plan's runs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"another process is still at work in {folder}; wait for it or end it") from error
+        os.set_inheritable(lock.fileno(), True)
+        saved = folder / "plan.json"
+        if saved.is_file() and loads(saved.read_text()) != made:
+            raise ConfigError(f"{folder} was made with another plan or other overrides (see {saved}); choose another --runs, or "
+                              "remove it")
+        write_json(saved, made)
+        yield
+
+
+def finished_run(command: Sequence[str], folder: Path) -> None:
+    """Run a program to its end in a process of its own, its output in ``FOLDER/log.txt``.
+
+    Raises:
+        ConfigError: it failed; the message has the end of its log.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with (folder / "log.txt").open("a") as log:
+        done = subprocess.run([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT,
+                              close_fds=False)  # it inherits the lock of `claimed`
+    if done.returncode:
+        tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
+        raise ConfigError(f"stage {folder.name} ended with code {done.returncode}: {tail}")

@@ -10,11 +10,11 @@ import lightning as L
 import matplotlib
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ssl_suite.batch import Batch, Spec
 from ssl_suite.evaluation import labelled_features
+from ssl_suite.functional.maps import flattened
 from ssl_suite.functional.segmentation import VOID
 from ssl_suite.method import Method
 from ssl_suite.nn.sharding import is_sharded
@@ -46,6 +46,20 @@ def grid(path: Path, columns: Sequence[tuple[str, Sequence[Tensor]]], spec: Spec
         for r, sample in enumerate(samples):
             show(axes[r, c], sample, spec)
     figure.suptitle(note, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def scatter(path: Path, flat: np.ndarray, y: np.ndarray | None, title: str) -> None:
+    """Save points (N, 2), coloured by class (N,) where there are classes."""
+    figure, axis = plt.subplots(figsize=(5.5, 4.5))
+    if y is None:
+        axis.scatter(flat[:, 0], flat[:, 1], s=6)
+    else:
+        dots = axis.scatter(flat[:, 0], flat[:, 1], c=y, s=6, cmap="tab10" if y.max() < 10 else "turbo")
+        axis.legend(*dots.legend_elements(num=min(10, int(y.max()) + 1)), fontsize=7, loc="best")
+    axis.set_title(title, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -152,11 +166,4 @@ class Pictures(L.Callback):
     def embedding(self, method: Method, data: Any) -> None:
         """``embedding.png``: test features on their first two principal axes, coloured by class."""
         points, y = labelled_features(method, data, "test", self.points)
-        flat = PCA(2).fit_transform(points)
-        figure, axis = plt.subplots(figsize=(5.5, 4.5))
-        scatter = axis.scatter(flat[:, 0], flat[:, 1], c=y, s=6, cmap="tab10" if y.max() < 10 else "turbo")
-        axis.legend(*scatter.legend_elements(num=min(10, int(y.max()) + 1)), fontsize=7, loc="best")
-        axis.set_title("test features, first two principal axes", fontsize=9)
-        figure.tight_layout()
-        figure.savefig(self.folder / "embedding.png", dpi=120)
-        plt.close(figure)
+        scatter(self.folder / "embedding.png", flattened(points), y, "test features, first two principal axes")

@@ -62,6 +62,7 @@ class WindowSource:
     """
 
     def __init__(self, values: np.ndarray, starts: np.ndarray, window: int, targets: np.ndarray | None = None) -> None:
+        self.values, self.window = values, window
         self.views = np.lib.stride_tricks.sliding_window_view(values, window, axis=1)
         self.starts, self.targets = starts, targets
         self.lengths: np.ndarray | None = None

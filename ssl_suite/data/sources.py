@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from ssl_suite.batch import Batch
@@ -94,6 +96,37 @@ class TransitionSource:
     def fetch(self, indices: np.ndarray) -> Batch:
         columns = {"x": self.x, "next": self.following, "action": self.action, "y": self.right}
         return {key: torch.from_numpy(np.ascontiguousarray(values[indices])) for key, values in columns.items()}
+
+
+class JoinedSource:
+    """The samples of several sources end to end, without their labels.
+
+    Args:
+        sources: of samples of one kind; those of unequal length are padded to the longest of a batch.
+
+    Attributes:
+        starts: where each source begins.
+    """
+
+    targets: np.ndarray | None = None
+    lengths: np.ndarray | None = None
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.starts = np.cumsum([0, *map(len, sources)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def fetch(self, indices: np.ndarray) -> Batch:
+        which = np.searchsorted(self.starts, indices, side="right") - 1
+        order = np.argsort(which, kind="stable")
+        pieces = [self.sources[s].fetch(indices[which == s] - self.starts[s]) for s in np.unique(which)]
+        back, longest = torch.from_numpy(np.argsort(order)), max(piece["x"].shape[-1] for piece in pieces)
+        batch: Batch = {"x": torch.cat([F.pad(p["x"], (0, longest - p["x"].shape[-1])) for p in pieces])[back]}
+        if any("length" in piece for piece in pieces):
+            batch["length"] = torch.cat([p.get("length", torch.full((len(p["x"]),), p["x"].shape[-1])) for p in pieces])[back]
+        return batch
 
 
 class Indexed(Dataset[Batch]):

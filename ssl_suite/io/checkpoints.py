@@ -12,6 +12,7 @@ from typing import IO, Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -85,3 +86,19 @@ def newest_checkpoint(run: Path) -> Path:
             return path
         rank_zero_warn(f"{path} is damaged; trying an older checkpoint")
     raise FileNotFoundError(f"no usable checkpoint in {run / 'checkpoints'} ({len(candidates)} files looked at)")
+
+
+def take_over(module: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Go on from the weights and the optimizer's moments of a checkpoint; rate, decay and the count of steps stay this run's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: the checkpoint is of another module; the message names the tensors.
+        ValueError: its optimizer has other groups or other parameters.
+    """
+    saved = AtomicCheckpointIO().load_checkpoint(path)
+    module.load_state_dict(saved["state_dict"])
+    old, new = saved["optimizer_states"][0], optimizer.state_dict()
+    if [len(group["params"]) for group in old["param_groups"]] != [len(group["params"]) for group in new["param_groups"]]:
+        raise ValueError(f"{path}: the optimizer there has other groups of parameters; take the optimizer of its run")
+    optimizer.load_state_dict({**new, "state": old["state"]})

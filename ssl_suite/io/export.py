@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from jinja2 import Environment
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssl_suite.batch import Spec
 from ssl_suite.config import ConfigError, require
 from ssl_suite.nn.elastic import extract
+
+CARD = """---
+license: {{ licence or "unknown" }}
+library_name: ssl-suite
+tags:
+- self-supervised-learning
+- {{ method }}
+---
+
+# {{ method }} on {{ data }}
+
+- Licence of the weights: {{ licence or "not stated; ask whoever trained them, and mind the terms of the data" }}
+- Method: {{ method }}, from {{ start }}
+- Data: {{ data }} ({{ modality }})
+- Seed: {{ seed }}
+- Code: ssl-suite, commit {{ commit }};{% for name, version in versions.items() %} {{ name }} {{ version }}{% endfor %}
+
+- Time: {{ "%.0f" | format(wall_seconds) }} s, evaluation included
+
+## Scores
+
+| |{% for name in columns %} {{ name }} |{% endfor %}
+
+|---|{% for name in columns %}---|{% endfor %}
+
+{% for score in scores %}
+| {{ score }} |{% for values in columns.values() %} {{ "%.4f" | format(values[score]) if score in values }} |{% endfor %}
+
+{% endfor %}
+
+## Command
+
+```
+{{ command }}```
+
+## Configuration
+
+```yaml
+{{ config }}```
+"""
 
 
 class Pooled(nn.Module):
@@ -79,6 +122,21 @@ def export_weights(backbone: Any, path: Path) -> str:
     tensors = {name: value.detach().cpu().contiguous() for name, value in backbone.net.state_dict().items()}
     save_file(tensors, path, metadata={"format": "pt"})
     return f"from safetensors.torch import load_file\n{recipe}\n\nnet.load_state_dict(load_file({path.name!r}))\nnet.eval()\n"
+
+
+def model_card(run: Path, licence: str | None) -> str:
+    """What a stranger should know of exported weights, in Markdown with the header that model hubs read.
+
+    Args:
+        run: folder of a finished run.
+        licence: of the weights; None says that nobody stated one.
+    """
+    told, command = json.loads((run / "summary.json").read_text()), run / "command.txt"
+    config = (run / "config.yaml").read_text()
+    columns = {"this run": told["scores"], **{name: scores for name, scores in told["references"].items() if scores}}
+    return Environment(trim_blocks=True, keep_trailing_newline=True).from_string(CARD).render(
+        **told, licence=licence, columns=columns, config=config, start=yaml.safe_load(config).get("init_from") or "random weights",
+        command=command.read_text() if command.is_file() else "not recorded\n")
 
 
 def export_onnx(backbone: nn.Module, spec: Spec, path: Path) -> float:

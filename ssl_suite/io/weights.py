@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from ssl_suite.batch import Spec
 from ssl_suite.io.checkpoints import newest_checkpoint
+from ssl_suite.io.names import plain_names
 
 PREFIXES = ("backbone.net.", "backbone.", "net.", "module.backbone.", "module.", "model.", "encoder.", "student.backbone.", "")
-HEADS = ("fc.", "head.", "classifier.", "projector.", "decoder.", "aux.", "mask_token")
+HEADS = ("fc.", "head.", "classifier.", "projector.", "decoder.", "aux.", "mask_token", "pooler.", "lm_head.", "masked_spec_embed")
 
 
 @dataclass
@@ -28,17 +31,20 @@ class Mapping:
         loaded: number of tensors loaded.
         prefix: what was taken off the names in the file and put on instead.
         unused: names in the file that nothing took.
+        resized: what was interpolated, with the grids before and after; empty where all fitted.
     """
 
     source: Path
     loaded: int
     prefix: tuple[str, str]
     unused: list[str]
+    resized: str = ""
 
     def __str__(self) -> str:
         renamed = f", names '{self.prefix[0]}*' -> '{self.prefix[1]}*'" if self.prefix[0] != self.prefix[1] else ""
         unused = f", not used: {', '.join(self.unused[:4])}{' ...' if len(self.unused) > 4 else ''}" if self.unused else ""
-        return f"{self.loaded} tensors from {self.source}{renamed}{unused}"
+        resized = f", interpolated: {self.resized}" if self.resized else ""
+        return f"{self.loaded} tensors from {self.source}{renamed}{resized}{unused}"
 
 
 def save_backbone(path: Path, backbone: nn.Module, spec: Spec, config: dict[str, Any]) -> None:
@@ -107,14 +113,16 @@ def weights_file(source: Path) -> Path:
 def load_backbone(backbone: nn.Module, source: Path) -> Mapping:
     """Load weights into a backbone, strictly: every tensor of the backbone must be found in its right shape.
 
-    Names may carry a prefix (``backbone.``, ``module.`` ...), or be those of the wrapped timm or torchaudio network.
+    Names may carry a prefix (``backbone.``, ``module.`` ...), or be those of the wrapped timm or torchaudio network, or of the same
+    network in Hugging Face's transformers (`ssl_suite.io.names`). Learned positions of a ViT for another size of picture are
+    interpolated, and the report says so.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: tensors are missing or of another shape; the message names them.
     """
     path = weights_file(source)
-    tensors, wanted = read_tensors(path), backbone.state_dict()
+    tensors, wanted = plain_names(read_tensors(path)), backbone.state_dict()
 
     def renamed(old: str, new: str) -> dict[str, str]:
         return {new + name[len(old):]: name for name in tensors if name.startswith(old)}
@@ -126,6 +134,7 @@ def load_backbone(backbone: nn.Module, source: Path) -> Mapping:
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} of the backbone's {len(wanted)} tensors ({', '.join(missing[:4])} ...); "
                          "is it the same backbone? see config.yaml of the run it came from")
+    resized = fit_positions(backbone, wanted, tensors, names)
     for name, value in wanted.items():
         if tensors[names[name]].shape != value.shape:
             raise ValueError(f"{path}: {names[name]} is {tuple(tensors[names[name]].shape)} but {name} needs {tuple(value.shape)}; "
@@ -133,4 +142,24 @@ def load_backbone(backbone: nn.Module, source: Path) -> Mapping:
     backbone.load_state_dict({name: tensors[names[name]] for name in wanted})
     used = {names[name] for name in wanted}
     unused = sorted(name for name in tensors if name not in used and not name.startswith(HEADS))
-    return Mapping(path, len(wanted), prefix, unused)
+    return Mapping(path, len(wanted), prefix, unused, resized)
+
+
+def fit_positions(backbone: Any, wanted: dict[str, Tensor], tensors: dict[str, Tensor], names: dict[str, str]) -> str:
+    """Interpolate a ViT's learned positions to the backbone's grid where only their number differs; says what was done.
+
+    Args:
+        backbone: the network; one without learned positions is left alone.
+        wanted: its tensors.
+        tensors: those of the file, changed in place.
+        names: name in the backbone -> name in the file.
+    """
+    name = "net.pos_embed"
+    if name not in wanted or (old := tensors[names[name]]).ndim != 3 or old.shape[2] != wanted[name].shape[2]:
+        return ""
+    prefix = 0 if backbone.net.no_embed_class else backbone.num_prefix_tokens
+    side = math.isqrt(old.shape[1] - prefix)
+    if old.shape == wanted[name].shape or side ** 2 != old.shape[1] - prefix:
+        return ""
+    tensors[names[name]] = resample_abs_pos_embed(old, list(backbone.grid), [side, side], num_prefix_tokens=prefix)
+    return f"positions of {side}x{side} patches to {'x'.join(map(str, backbone.grid))}"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -100,6 +101,13 @@ def test_evaluate_judges_again(protocol: str, trained: Path, tmp_path: Path, mon
     else:
         assert scores.keys() == {"this run", "untrained", "raw"}
         assert scores["this run"].keys() == {"knn", "probe_1shot", "probe_3shot", "probe_full", "rankme", "alpha_req"}
+
+
+@pytest.mark.parametrize("by", ["pca", "tsne"])
+def test_evaluate_draws_a_map(by: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, "evaluate", str(trained), "--protocol", "map", "--by", by, "--out", str(tmp_path / "map.png"))
+    picture = matplotlib.image.imread(tmp_path / "map.png")
+    assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 20, "points in the colours of their classes"
 
 
 @pytest.mark.parametrize(("name", "arguments", "said"), [

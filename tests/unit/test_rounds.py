@@ -14,6 +14,7 @@ import yaml
 from ssl_suite.config import ConfigError
 from ssl_suite.data.pseudo import PseudoLabels
 from ssl_suite.io.checkpoints import newest_checkpoint
+from ssl_suite.programs import claimed
 from ssl_suite.rounds import Labelling, Report, alarms, balanced, check_start, label, pool
 from tests.conftest import ROOT
 from tests.runs import run
@@ -162,14 +163,12 @@ def test_bad_plans_are_refused(content: dict[str, Any], message: str, tmp_path: 
 
 
 def test_a_folder_of_another_plan_is_refused(tmp_path: Path) -> None:
-    content = {"stages": {"a": {}}}
-    with self_train.claimed(self_train.read_plan(content, tmp_path, 0, []), content):
+    made = {"plan": {"stages": {"a": {}}}, "seed": 0}
+    with claimed(tmp_path, made):
         assert json.loads((tmp_path / "plan.json").read_text())["seed"] == 0
-        with pytest.raises(ConfigError, match="still at work"), self_train.claimed(
-                self_train.read_plan(content, tmp_path, 0, []), content):
+        with pytest.raises(ConfigError, match="still at work"), claimed(tmp_path, made):
             pass
-    with pytest.raises(ConfigError, match="another plan or other overrides"), self_train.claimed(
-            self_train.read_plan(content, tmp_path, 0, ["data=digits"]), content):
+    with pytest.raises(ConfigError, match="another plan or other overrides"), claimed(tmp_path, {**made, "seed": 1}):
         pass
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.config import ConfigError
 from ssl_suite.functional.distributed import gather_together
-from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from ssl_suite.io.checkpoints import newest_checkpoint, take_over
 from ssl_suite.methods.pretraining.vicreg import VICReg, decorrelation
 from ssl_suite.views import Views
 
@@ -72,14 +72,11 @@ class E2MC(VICReg):
         if self.start is None or self.trainer.ckpt_path is not None:
             return
         try:
-            saved = AtomicCheckpointIO().load_checkpoint(newest_checkpoint(Path(self.start)))
-            self.load_state_dict(saved["state_dict"])
-        except (FileNotFoundError, RuntimeError) as error:
+            take_over(self, self.trainer.optimizers[0], newest_checkpoint(Path(self.start)))
+        except (FileNotFoundError, RuntimeError, ValueError) as error:
             raise ConfigError(f"init_from={self.start}: E2MC goes on from a run of model=vicreg, with its projector and moments; "
                               "give that run's folder and its model.hidden_dim and model.projection_dim "
                               f"({str(error).splitlines()[-1].strip()})") from error
-        optimizer = self.trainer.optimizers[0]
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["optimizer_states"][0]["state"]})
 
     def step(self, batch: Batch) -> StepOutput:
         length = batch.get("length")

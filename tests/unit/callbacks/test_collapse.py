@@ -112,10 +112,11 @@ def trained(name: str, *overrides: str, kind: type[Method] | None = None) -> dic
     ("rankme", "simsiam", (), Unstopped), ("std", "vicreg", ("model.variance=0",), None)])
 def test_both_collapse_arms_are_caught_within_ten_epochs(figure: str, name: str, overrides: tuple[str, ...],
                                                          kind: type[Method] | None) -> None:
+    """RankMe sees lost directions, and no shrinking: VICReg's covariance term keeps what is left of the spread in all of them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*collapsed.*")
         healthy = trained(name)
     with pytest.warns(UserWarning, match="the embedding has collapsed"):
         collapsed = trained(name, *overrides, kind=kind)
-    assert collapsed[f"collapse/embedding_{figure}"] < 0.35 * healthy[f"collapse/embedding_{figure}"]
+    assert collapsed[f"collapse/embedding_{figure}"] < 0.2 * healthy[f"collapse/embedding_{figure}"]
     assert collapsed["collapse/std"] > 0.5, "the features alone do not tell"
