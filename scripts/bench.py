@@ -5,7 +5,7 @@
     python scripts/bench.py fixmatch --peer fixmatch=FOLDER    # kekmodel/FixMatch-pytorch
     python scripts/bench.py tent --peer tent=FOLDER --network vit_small_patch16_224 --size 224 --batch 16
     python scripts/bench.py views | wav2vec2 | ts2vec | knn
-    python scripts/bench.py cost | scaling | memory            # as the work grows; two processes; sharded weights
+    python scripts/bench.py cost | scaling                     # as the work grows; two processes beside one
 
 views     kind ``crop`` of ``data=cifar10`` on a batch, over the same by others. One view of each picture.
 simclr    a training step: views, forward, loss, gradient, optimizer. ResNet-18 with the stem for small pictures.
@@ -14,7 +14,9 @@ fixmatch  the same of FixMatch, WRN-28-2; ``--batch`` counts labelled pictures, 
 wav2vec2  the same of wav2vec 2.0 at half the Base size.
 ts2vec    the same of TS2Vec.
 tent      predict and adapt, over forward pass, entropy and gradient with respect to the same parameters.
-knn       accuracy of the weighted nearest neighbours of 10,000 queries among 50,000 features.
+knn       accuracy of the weighted nearest neighbours among 50,000 features (``--batch``) of a fifth as many queries.
+cost      time and memory of a sample as batch, pictures, series, workers and model grow; draws ``docs/pictures/cost.png``.
+scaling   a step on two processes, a core each, over the same on one.
 
 ratio     milliseconds over those of the first row.
 views     share of the time in which views were made or waited for.
@@ -54,58 +56,81 @@ HALF = "fp16" if torch.cuda.is_available() else "fp32"
 
 @dataclass(frozen=True)
 class Bench:
-    """Pieces of work by name, the first being what ratios are over, with the size and batch they have by default."""
+    """What is compared, and what for by default.
 
-    pieces: dict[str, Piece]
+    Attributes:
+        size: pixels, or steps.
+        batch: samples.
+        pieces: work by name; ratios are over the first.
+        network: timm's name, where one may be chosen.
+    """
+
     size: int
     batch: int
+    pieces: dict[str, Piece]
     network: str = "resnet18"
 
 
-def step(make: Callable[..., Any], others: dict[str, Piece], size: int, batch: int, network: str = "resnet18") -> Bench:
-    """A training step of ours, as it is by default and at the precision of others."""
-    mine = {"ours, bf16": Piece(partial(make, precision=torch.bfloat16), "bf16"), "ours, fp32": Piece(make)}
-    return Bench({**mine, **others}, size, batch, network)
+def step(make: Callable[..., Any]) -> dict[str, Piece]:
+    """A training step of ours, as it is on a device that is good at bfloat16, and at the precision of most others."""
+    return {"ours, bf16": Piece(partial(make, precision=torch.bfloat16), "bf16"), "ours, fp32": Piece(make)}
 
 
 BENCHES = {
-    "views": Bench({"ours, batched": Piece(ours.crops), "torchvision v2, per sample": Piece(peers.torchvision_views, source="torchvision"),
-                    "lightly, PIL per sample": Piece(peers.lightly_views, source="lightly"),
-                    "kornia, batched": Piece(peers.kornia_views, source="kornia")}, 32, 256),
-    "simclr": step(ours.simclr, {"lightly": Piece(peers.lightly_simclr, source="lightly"),
-                                 "solo-learn": Piece(peers.solo_simclr, HALF, "solo-learn"),
-                                 "stable-pretraining": Piece(peers.stable_simclr, source="stable-pretraining")}, 32, 256),
-    "mae": step(ours.mae, {"facebookresearch/mae": Piece(peers.facebook_mae, HALF, "mae")}, 224, 16, "vit_small_patch16_224"),
-    "fixmatch": step(ours.fixmatch, {"kekmodel/FixMatch-pytorch": Piece(peers.kekmodel_fixmatch, source="fixmatch")}, 32, 16),
-    "wav2vec2": step(ours.wav2vec2, {"torchaudio, HuBERT": Piece(peers.torchaudio_hubert, source="torchaudio")}, 5 * ours.RATE, 4),
-    "ts2vec": step(ours.ts2vec, {"TS2Vec's authors": Piece(peers.official_ts2vec, source="ts2vec")}, 512, 16),
-    "tent": Bench({"forward + backward": Piece(ours.forward_backward), "ours": Piece(ours.tent), "ours, guarded": Piece(ours.tent_guarded),
-                   "DequanWang/tent": Piece(peers.official_tent, source="tent")}, 64, 64),
-    "knn": Bench({"ours": Piece(ours.knn), "lightly": Piece(peers.lightly_knn, source="lightly"),
-                  "similarities alone": Piece(ours.knn_product)}, 0, 50_000)}
+    "views": Bench(32, 256, {
+        "ours, batched": Piece(ours.crops),
+        "kornia, batched": Piece(peers.kornia_views, source="kornia"),
+        "torchvision v2, per sample": Piece(peers.torchvision_views, source="torchvision"),
+        "lightly, PIL per sample": Piece(peers.lightly_views, source="lightly")}),
+    "simclr": Bench(32, 256, {
+        **step(ours.simclr),
+        "lightly": Piece(peers.lightly_simclr, source="lightly"),
+        "solo-learn": Piece(peers.solo_simclr, HALF, "solo-learn"),
+        "stable-pretraining": Piece(peers.stable_simclr, source="stable-pretraining")}),
+    "mae": Bench(224, 16, {
+        **step(ours.mae),
+        "facebookresearch/mae": Piece(peers.facebook_mae, HALF, "mae")}, "vit_small_patch16_224"),
+    "fixmatch": Bench(32, 16, {
+        **step(ours.fixmatch),
+        "kekmodel/FixMatch-pytorch": Piece(peers.kekmodel_fixmatch, source="fixmatch")}),
+    "wav2vec2": Bench(5 * ours.RATE, 4, {
+        **step(ours.wav2vec2),
+        "torchaudio, HuBERT": Piece(peers.torchaudio_hubert, source="torchaudio")}),
+    "ts2vec": Bench(512, 16, {
+        **step(ours.ts2vec),
+        "TS2Vec's authors": Piece(peers.official_ts2vec, source="ts2vec")}),
+    "tent": Bench(64, 64, {
+        "forward + backward": Piece(ours.forward_backward),
+        "ours": Piece(ours.tent),
+        "ours, guarded": Piece(ours.tent_guarded),
+        "DequanWang/tent": Piece(peers.official_tent, source="tent")}),
+    "knn": Bench(0, 50_000, {
+        "ours": Piece(ours.knn),
+        "lightly": Piece(peers.lightly_knn, source="lightly"),
+        "similarities alone": Piece(ours.knn_product)})}
+CHECKOUTS = ("solo-learn", "stable-pretraining", "mae", "fixmatch", "tent", "ts2vec")
 
 
 def source_of(piece: Piece, given: Given) -> str:
     """Where a piece of work comes from: package and version, or checkout and commit; empty where it is not there."""
     if piece.source == "ssl_suite":
         return f"ssl_suite {commit()}"
-    if piece.source in (given.peers or {}):
-        folder = (given.peers or {})[piece.source]
-        head = subprocess.run(["git", "-C", folder, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-        return f"{piece.source} {head.stdout.strip() or 'unknown'}"
-    return f"{piece.source} {version(piece.source)}" if find_spec(piece.source) and piece.source not in PEERS else ""
-
-
-PEERS = ("solo-learn", "stable-pretraining", "mae", "fixmatch", "tent", "ts2vec")
+    if piece.source not in CHECKOUTS:
+        return f"{piece.source} {version(piece.source)}" if find_spec(piece.source) else ""
+    if piece.source not in given.peers:
+        return ""
+    command = ["git", "-C", given.peers[piece.source], "rev-parse", "--short=12", "HEAD"]
+    return f"{piece.source} {subprocess.run(command, capture_output=True, text=True).stdout.strip() or 'unknown'}"
 
 
 def write(name: str, rows: list[dict[str, Any]], **shared: Any) -> None:
     """Show rows and add them, with what they share, to the file of their benchmark."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     shared |= {"device": device, "torch": torch.__version__, "commit": commit()}
-    table = Table(*rows[0], title=name)
+    shown = [key for key in rows[0] if key not in ("source", "rounds") and any(row[key] is not None for row in rows)]
+    table = Table(*shown, title=name)
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) and value < 100 else str(value) for value in row.values()))
+        table.add_row(*("" if row[key] is None else str(row[key]) for key in shown))
     Console().print(table)
     path = OUT / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +166,8 @@ def rate(row: Row) -> float:
 def checkout(text: str) -> tuple[str, str]:
     """NAME=FOLDER of a peer."""
     name, _, folder = text.partition("=")
-    if name not in PEERS:
-        raise argparse.ArgumentTypeError(f"there is no adapter for the peer {name!r}; there are {', '.join(PEERS)}")
+    if name not in CHECKOUTS:
+        raise argparse.ArgumentTypeError(f"there is no adapter for the peer {name!r}; there are {', '.join(CHECKOUTS)}")
     if not Path(folder).is_dir():
         raise argparse.ArgumentTypeError(f"{folder!r} is no folder; give the checkout: --peer {name}=FOLDER")
     return name, str(Path(folder).resolve())
@@ -151,7 +176,7 @@ def checkout(text: str) -> tuple[str, str]:
 def main() -> None:
     """Entry point."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("what", choices=[*BENCHES, "cost", "scaling", "memory"])
+    arguments.add_argument("what", choices=[*BENCHES, "cost", "scaling"])
     arguments.add_argument("--peer", type=checkout, action="append", default=[], metavar="NAME=FOLDER", help="a peer's checkout")
     arguments.add_argument("--network", help="timm name, for tent and mae")
     arguments.add_argument("--size", type=int, help="pixels, or steps")
@@ -161,13 +186,12 @@ def main() -> None:
     args = arguments.parse_args()
     if args.what in BENCHES:
         bench = BENCHES[args.what]
-        given = Given(args.size or bench.size, args.batch or bench.batch, args.workers, args.network or bench.network, dict(args.peer))
-        compare(args.what, given, args.rounds)
+        size, batch, network = args.size or bench.size, args.batch or bench.batch, args.network or bench.network
+        compare(args.what, Given(size, batch, args.workers, network, dict(args.peer)), args.rounds)
     elif args.peer:
         raise ConfigError(f"{args.what} compares with nobody; leave --peer out")
     else:
-        rows = {"cost": cost.rows, "scaling": scaling.rows, "memory": scaling.memory_rows}[args.what](args.rounds)
-        write(args.what, rows)
+        write(args.what, {"cost": cost.rows, "scaling": scaling.rows}[args.what](args.rounds), rounds=args.rounds)
 
 
 if __name__ == "__main__":

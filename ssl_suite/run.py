@@ -29,6 +29,7 @@ from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted
 from ssl_suite.evaluation import dtw_score, judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
+from ssl_suite.memory import keep_freed_memory
 from ssl_suite.method import Method
 from ssl_suite.nn.sharding import is_sharded, whole_state
 from ssl_suite.summary import Summary, commit, flat, print_summary, timed_rate, versions, write_summary
@@ -294,6 +295,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     method = build_method(config, backbone, data.views, data.spec)
     mapped = start_weights(method, config["init_from"])
     trainer = build_trainer(config, folder, data.spec)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     if trainer.is_global_zero:
         save_config(config, folder)
         np.savez_compressed(folder / "split.npz", **data.split())

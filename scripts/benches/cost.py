@@ -11,10 +11,10 @@ from typing import Any
 
 import matplotlib
 import torch
-from benches import ours, scaling
-from benches.turns import Given, Maker, Piece, Watch, measure
 from torchvision.io import write_jpeg
 
+from benches import ours, scaling
+from benches.turns import Given, Maker, Piece, Watch, measure
 from datamodules.images.image_folder import ImageFolderDataModule
 
 matplotlib.use("Agg")
@@ -78,8 +78,11 @@ def rows(rounds: int) -> list[dict[str, Any]]:
     """Measure all of it, and draw ``docs/pictures/cost.png``."""
     places = points()
     found = measure({str(place): piece for place, (piece, _) in places.items()}, Given(32, 8), rounds)
-    out = [{"against": against, "work": work, "value": value, "ms_per_sample": round(found[str((against, work, value))].ms / count, 3),
-            "mb": round(found[str((against, work, value))].memory, 1)} for (against, work, value), (_, count) in places.items()]
+    out = []
+    for (against, work, value), (_, count) in places.items():
+        row = found[str((against, work, value))]
+        out.append({"against": against, "work": work, "value": value, "ms_per_sample": round(row.ms / count, 3),
+                    "mb": round(row.memory, 1)})
     out += scaling.memory()
     draw(out)
     return out

@@ -11,15 +11,16 @@ import hydra
 import numpy as np
 import timm
 import torch
-from benches.turns import Given, Watch
 from torch import Tensor, nn
 
+from benches.turns import Given, Watch
 from ssl_suite.backbones.images import ResNet, ViT, WideResNet
 from ssl_suite.backbones.series import SeriesConvNet
 from ssl_suite.backbones.speech import Wav2Vec2
 from ssl_suite.batch import Spec
 from ssl_suite.functional.adaptation import entropy
 from ssl_suite.functional.probes import knn_accuracy
+from ssl_suite.memory import keep_freed_memory
 from ssl_suite.method import Method
 from ssl_suite.methods.adaptation.tent import Tent
 from ssl_suite.methods.pretraining.mae import MAE
@@ -61,8 +62,10 @@ def views_of(given: Given) -> tuple[Spec, Views]:
 
 
 def learner(method: Method, batch: dict[str, Any], given: Given, watch: Watch, precision: torch.dtype | None = None,
-            make: Callable[..., torch.optim.Optimizer] = partial(torch.optim.AdamW, lr=1e-3)) -> Work:
+            make: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW) -> Work:
     """One training step of a method on a batch, always the same."""
+    if given.device.type == "cpu":
+        keep_freed_memory()
     method.to(given.device)
     method.views.register_forward_pre_hook(lambda *_: watch.__enter__())
     method.views.register_forward_hook(lambda *_: watch.__exit__())

@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benches.ours import WAVE, Work, classifier, features, pictures, series, waves
-from benches.turns import Given, Watch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
@@ -29,10 +27,12 @@ from omegaconf import OmegaConf
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import models, transforms
+from torchvision import transforms
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
+from benches.ours import WAVE, Work, classifier, features, pictures, series, waves
+from benches.turns import Given, Watch
 from ssl_suite.backbones.images import ResNet
 from ssl_suite.batch import Spec
 
@@ -65,7 +65,6 @@ def augmented(given: Given, watch: Watch, x: Tensor, transform: Callable[[Any], 
 
 def use(given: Given, name: str) -> str:
     """Put a peer's checkout first on the path; returns the checkout."""
-    assert given.peers is not None
     sys.path.insert(0, given.peers[name])
     return given.peers[name]
 
@@ -95,7 +94,7 @@ def torchvision_views(given: Given, watch: Watch) -> Work:
 
 
 def lightly_transform(given: Given) -> SimCLRTransform:
-    """lightly's two crops with the strengths of ``data=cifar10``."""
+    """Lightly's two crops with the strengths of ``data=cifar10``."""
     return SimCLRTransform(given.size, cj_strength=0.5, cj_sat=0.4, min_scale=0.2, gaussian_blur=0.0)
 
 
@@ -119,7 +118,7 @@ def kornia_views(given: Given, watch: Watch) -> Work:
 
 
 def lightly_simclr(given: Given, watch: Watch) -> Work:
-    """lightly's parts put together as its own example does, with our net and widths."""
+    """Lightly's parts put together as its own example does, with our net and widths."""
     views = augmented(given, watch, pictures(given), lightly_transform(given))
     net = ResNet(Spec("images", (3, given.size, given.size)), name="resnet18")
     net.to(given.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -134,7 +133,7 @@ def lightly_simclr(given: Given, watch: Watch) -> Work:
 
 
 def solo_simclr(given: Given, watch: Watch) -> Work:
-    """solo-learn: its SimCLR with ``scripts/pretrain/cifar/simclr.yaml``, without a schedule. Its net pads pictures to 34 pixels."""
+    """solo-learn: its SimCLR with ``scripts/pretrain/cifar/simclr.yaml``, without a schedule. Its net pads to 34 pixels."""
     scripts = f"{use(given, 'solo-learn')}/scripts/pretrain/cifar"
     data, simclr = (importlib.import_module(f"solo.{name}") for name in ("data.pretrain_dataloader", "methods.simclr"))
     cfg: Any = OmegaConf.load(f"{scripts}/simclr.yaml")
@@ -268,7 +267,7 @@ def official_tent(given: Given, watch: Watch) -> Work:
 
 
 def torchaudio_hubert(given: Given, watch: Watch) -> Work:
-    """torchaudio's pre-training model over the network of `ours.wav2vec2`: its masks, and HuBERT's loss over 500 clusters.
+    """Torchaudio's pre-training model over the network of `ours.wav2vec2`: its masks, and HuBERT's loss over 500 clusters.
 
     torchaudio has no loss of wav2vec 2.0; this one spares the quantizer and the distractors.
     """
@@ -305,7 +304,7 @@ def official_ts2vec(given: Given, watch: Watch) -> Work:
 
 
 def lightly_knn(given: Given, watch: Watch) -> Work:
-    """lightly's prediction in batches of 256."""
+    """Lightly's prediction in batches of 256."""
     train, y, test, test_y = features(given)
     bank, queries = (F.normalize(torch.from_numpy(f), dim=1) for f in (train, test))
     labels, truth = torch.from_numpy(y), torch.from_numpy(test_y)

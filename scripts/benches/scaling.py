@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from benches import ours
-from benches.turns import Given, Watch, peak_mb
 from rich.progress import track
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.multiprocessing import get_context, spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from benches import ours
+from benches.turns import Given, peak_mb
 from ssl_suite.method import Method
 from ssl_suite.nn.sharding import shard
 
@@ -41,6 +41,7 @@ class Loss(nn.Module):
 
 def member(rank: int, kind: Kind, store: str, given: Given, answers: Any) -> None:
     """One process on a core of its own: a few steps of a masked autoencoder; the first answers (ms, MB, parameters)."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # cores are what is counted here
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)
@@ -87,7 +88,7 @@ def rows(rounds: int) -> list[dict[str, Any]]:
     found = {kind: statistics.median(times) for kind, times in turns.items()}
     rate = {kind: given.batch * (1 if kind == "one process" else 2) * 1e3 / ms for kind, ms in found.items()}
     return [{"work": kind, "ms": round(found[kind], 1), "samples_per_second": round(rate[kind], 3),
-             "ratio": round(rate[kind] / rate["one process"], 3), "rounds": rounds} for kind in kinds]
+             "ratio": round(rate[kind] / rate["one process"], 3)} for kind in kinds]
 
 
 def memory() -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch.multiprocessing import get_context
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ssl_suite.config import ConfigError
-
 
 TURN = 0.5
 """Seconds: what is done sooner is repeated until a turn takes about as long."""
@@ -42,7 +41,7 @@ class Given:
     batch: int
     workers: int = 2
     network: str = "resnet18"
-    peers: Mapping[str, str] | None = None
+    peers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

@@ -291,8 +291,8 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
-        active = F.leaky_relu(self.norm1(x), 0.1)
-        out = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), 0.1))
+        active = F.leaky_relu(self.norm1(x), 0.1, inplace=True)
+        out = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), 0.1, inplace=True))
         return out + self.shortcut(active if self.shared else x)
 
 
@@ -322,7 +322,7 @@ class WideResNet(StagedPictures):
         self.groups = nn.ModuleList(nn.Sequential(
             WideBlock(widths[i], widths[i + 1], 2 if i else 1, shared=i == 0),
             *[WideBlock(widths[i + 1], widths[i + 1], 1, shared=False) for _ in range(blocks - 1)]) for i in range(3))
-        self.last = nn.Sequential(nn.BatchNorm2d(self.num_features, momentum=0.001), nn.LeakyReLU(0.1))
+        self.last = nn.Sequential(nn.BatchNorm2d(self.num_features, momentum=0.001), nn.LeakyReLU(0.1, inplace=True))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
