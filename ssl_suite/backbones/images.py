@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ssl_suite.backbones import Stage, Staged
 from ssl_suite.batch import Spec
-from ssl_suite.nn.transformer import attention_mask, mean_pool
+from ssl_suite.nn.transformer import ShortAttention, attention_mask, mean_pool
 
 Norm = Literal["batch", "group"]
 
@@ -77,7 +77,7 @@ class ViT(nn.Module):
         self.made = {"model_name": name, "num_classes": 0, "in_chans": channels, "img_size": (height, columns),
                      "patch_size": patch_size, "dynamic_img_size": True,
                      **{key: value for key, value in given.items() if value is not None}}
-        self.net = net = timm.create_model(**self.made)
+        self.net = net = timm.create_model(**self.made, attn_layer=ShortAttention)
         if not isinstance(net, VisionTransformer) or isinstance(net.norm, nn.Identity) or net.attn_pool is not None:
             raise ValueError(f"name={name!r} is no transformer that ends in a norm over its tokens; take a plain one, "
                              f"such as vit_small_patch16_224")
