@@ -285,7 +285,7 @@ def torchaudio_hubert(given: Given, watch: Watch) -> Work:
         final_dim=256, feature_grad_mult=0.1).to(given.device)
     frames = net.wav2vec2(spec)[0].shape[1]
     labels = torch.randint(0, 500, (given.batch, frames), device=given.device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5)
 
     def step() -> None:
         logits, _, penalty = net(spec, labels)
