@@ -1,212 +1,197 @@
-"""How fast: ours beside others and beside the bare work, turn by turn in one process, as a ratio of medians.
+"""How fast: ours beside peers and beside what the machine can do, turn by turn, every piece of work in a process of its own.
 
-    python scripts/bench.py views                              # SimCLR's crops of 256 small pictures
-    python scripts/bench.py step                               # SimCLR, ResNet-18, batch 256
-    python scripts/bench.py knn                                # 10,000 queries among 50,000 features
-    python scripts/bench.py adapt --network vit_small_patch16_224 --size 224 --batch 16 --pairs 9
+    python scripts/bench.py simclr --peer solo-learn=FOLDER --peer stable-pretraining=FOLDER
+    python scripts/bench.py mae --peer mae=FOLDER              # FOLDER: a checkout of facebookresearch/mae
+    python scripts/bench.py fixmatch --peer fixmatch=FOLDER    # kekmodel/FixMatch-pytorch
+    python scripts/bench.py tent --peer tent=FOLDER --network vit_small_patch16_224 --size 224 --batch 16
+    python scripts/bench.py views | wav2vec2 | ts2vec | knn
+    python scripts/bench.py cost | scaling                     # as the work grows; two processes beside one
 
-views  kind ``crop`` of ``data=cifar10`` on a batch, over the same operations of torchvision v2 sample by sample and of
-       lightly's ``SimCLRTransform`` (PIL) with the same strengths. One view of each picture.
-step   one training step of SimCLR, ResNet-18, two views and all: ours over lightly's parts put together as its own example does
-       (views sample by sample in this process, two forward passes, AdamW).
-knn    accuracy of the weighted nearest neighbours over lightly's ``knn_predict`` in batches of 256, and the bare matrix product.
-adapt  `Adapter.predict_and_adapt` of TENT, and of the same adapter in a guarded stream, over what no adaptation can do
-       without: one forward pass, the entropy, and its gradient with respect to the same parameters.
+views     kind ``crop`` of ``data=cifar10`` on a batch, over the same by others. One view of each picture.
+simclr    a training step: views, forward, loss, gradient, optimizer. ResNet-18 with the stem for small pictures.
+mae       the same of a masked autoencoder, decoder 512 wide and 8 deep.
+fixmatch  the same of FixMatch, WRN-28-2; ``--batch`` counts labelled pictures, seven unlabelled ones go with each.
+wav2vec2  the same of wav2vec 2.0 at half the Base size.
+ts2vec    the same of TS2Vec.
+tent      predict and adapt, over forward pass, entropy and gradient with respect to the same parameters.
+knn       accuracy of the weighted nearest neighbours among 50,000 features (``--batch``) of a fifth as many queries.
+cost      time and memory of a sample as batch, pictures, series, workers and model grow; draws ``docs/pictures/cost.png``.
+scaling   a step on two processes, a core each, over the same on one.
 
-The first work of each benchmark is what the ratios are over. Rows with versions, threads and commit are added to
-``docs/benchmarks/NAME.csv``.
+ratio     milliseconds over those of the first row.
+views     share of the time in which views were made or waited for.
+mfu       operations a second of matrix products and convolutions, over those of one large product in the same precision.
+
+Peers that are not installed come from a checkout, ``--peer NAME=FOLDER``; adapters are in ``scripts/benches/peers.py``. Rows
+with versions and commit are added to ``docs/benchmarks/NAME.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
-import statistics
-import time
+import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import hydra
-import numpy as np
-import timm
 import torch
-from lightly.loss import NTXentLoss
-from lightly.models.modules import SimCLRProjectionHead
-from lightly.transforms import SimCLRTransform
-from lightly.utils.benchmarking import knn_predict
+from benches import cost, ours, peers, scaling
+from benches.turns import Given, Piece, Row, matrix_product, measure
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor, nn
-from torchvision.transforms import v2
-from torchvision.transforms.functional import to_pil_image
 
-from ssl_suite.backbones.images import ResNet
-from ssl_suite.batch import Spec
-from ssl_suite.functional.adaptation import entropy
-from ssl_suite.functional.probes import knn_accuracy
-from ssl_suite.methods.adaptation.tent import Tent
-from ssl_suite.methods.pretraining.simclr import SimCLR
-from ssl_suite.nn.norm import select_parameters, set_statistics
+from ssl_suite.config import ConfigError
 from ssl_suite.programs import guarded, parser
-from ssl_suite.run import plain
-from ssl_suite.serving.guard import CollapseGuard
-from ssl_suite.serving.stream import Stream
 from ssl_suite.summary import commit
-from ssl_suite.views import Views
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-Works = dict[str, Callable[[], Any]]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = "fp16" if torch.cuda.is_available() else "fp32"
 
 
-def median_ms(works: Works, pairs: int) -> dict[str, float]:
-    """Milliseconds of each piece of work, the median over rounds in which all take turns; one round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    with Progress(transient=True) as progress:
-        for _ in progress.track(range(pairs + 1)):
-            for name, work in works.items():
-                start = time.perf_counter()
-                work()
-                if DEVICE.type == "cuda":
-                    torch.cuda.synchronize()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+@dataclass(frozen=True)
+class Bench:
+    """What is compared, and what for by default.
+
+    Attributes:
+        size: pixels, or steps.
+        batch: samples.
+        pieces: work by name; ratios are over the first.
+        network: timm's name, where one may be chosen.
+    """
+
+    size: int
+    batch: int
+    pieces: dict[str, Piece]
+    network: str = "resnet18"
 
 
-def pictures(given: argparse.Namespace) -> tuple[dict[str, Tensor], Spec, Views]:
-    """Random uint8 pictures as a batch, their description, and the views of ``data=cifar10``."""
-    with hydra.initialize_config_module("configs", version_base="1.3"):
-        views = plain(hydra.compose("train", ["data=cifar10", "data.path=none"]).data)["views"]
-    spec = Spec("images", (3, given.size, given.size), mean=(0.5,) * 3, std=(0.25,) * 3)
-    x = torch.randint(0, 256, (given.batch, *spec.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    made = Views(hydra.utils.instantiate(views, _convert_="all")).standardise(spec).to(DEVICE)
-    return {"x": x.to(DEVICE), "index": torch.arange(given.batch, device=DEVICE)}, spec, made
+def step(make: Callable[..., Any]) -> dict[str, Piece]:
+    """A training step of ours, as it is on a device that is good at bfloat16, and at the precision of most others."""
+    return {"ours, bf16": Piece(partial(make, precision=torch.bfloat16), "bf16"), "ours, fp32": Piece(make)}
 
 
-def sample_by_sample(given: argparse.Namespace, x: Tensor) -> Works:
-    """The same crop by torchvision v2 on tensors and by lightly on PIL pictures; each returns a batch."""
-    size, samples = given.size, list(x.cpu())
-    per_sample = v2.Compose([
-        v2.RandomResizedCrop(size, (0.2, 1.0), antialias=True), v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8), v2.RandomGrayscale(0.2),
-        v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5,) * 3, (0.25,) * 3)])
-    pil = [to_pil_image(sample) for sample in samples]
-    transform = SimCLRTransform(size, cj_strength=0.5, cj_sat=0.4, min_scale=0.2, gaussian_blur=0.0).transforms[0]
-    return {"torchvision v2, per sample": lambda: torch.stack([per_sample(s) for s in samples]).to(DEVICE),
-            "lightly, PIL per sample": lambda: torch.stack([transform(p) for p in pil]).to(DEVICE)}
+BENCHES = {
+    "views": Bench(32, 256, {
+        "ours, batched": Piece(ours.crops),
+        "kornia, batched": Piece(peers.kornia_views, source="kornia"),
+        "torchvision v2, per sample": Piece(peers.torchvision_views, source="torchvision"),
+        "lightly, PIL per sample": Piece(peers.lightly_views, source="lightly")}),
+    "simclr": Bench(32, 256, {
+        **step(ours.simclr),
+        "lightly": Piece(peers.lightly_simclr, source="lightly"),
+        "solo-learn": Piece(peers.solo_simclr, HALF, "solo-learn"),
+        "stable-pretraining": Piece(peers.stable_simclr, source="stable-pretraining")}),
+    "mae": Bench(224, 16, {
+        **step(ours.mae),
+        "facebookresearch/mae": Piece(peers.facebook_mae, HALF, "mae")}, "vit_small_patch16_224"),
+    "fixmatch": Bench(32, 16, {
+        **step(ours.fixmatch),
+        "kekmodel/FixMatch-pytorch": Piece(peers.kekmodel_fixmatch, source="fixmatch")}),
+    "wav2vec2": Bench(5 * ours.RATE, 4, {
+        **step(ours.wav2vec2),
+        "torchaudio, HuBERT": Piece(peers.torchaudio_hubert, source="torchaudio")}),
+    "ts2vec": Bench(512, 16, {
+        **step(ours.ts2vec),
+        "TS2Vec's authors": Piece(peers.official_ts2vec, source="ts2vec")}),
+    "tent": Bench(64, 64, {
+        "forward + backward": Piece(ours.forward_backward),
+        "ours": Piece(ours.tent),
+        "ours, guarded": Piece(ours.tent_guarded),
+        "DequanWang/tent": Piece(peers.official_tent, source="tent")}),
+    "knn": Bench(0, 50_000, {
+        "ours": Piece(ours.knn),
+        "lightly": Piece(peers.lightly_knn, source="lightly"),
+        "similarities alone": Piece(ours.knn_product)})}
+CHECKOUTS = ("solo-learn", "stable-pretraining", "mae", "fixmatch", "tent", "ts2vec")
 
 
-def views_works(given: argparse.Namespace) -> Works:
-    """One view of each picture."""
-    batch, _, views = pictures(given)
-    return {**sample_by_sample(given, batch["x"]), "ours, batched": lambda: views(batch, "crop")}
+def source_of(piece: Piece, given: Given) -> str:
+    """Where a piece of work comes from: package and version, or checkout and commit; empty where it is not there."""
+    if piece.source == "ssl_suite":
+        return f"ssl_suite {commit()}"
+    if piece.source not in CHECKOUTS:
+        return f"{piece.source} {version(piece.source)}" if find_spec(piece.source) else ""
+    if piece.source not in given.peers:
+        return ""
+    command = ["git", "-C", given.peers[piece.source], "rev-parse", "--short=12", "HEAD"]
+    return f"{piece.source} {subprocess.run(command, capture_output=True, text=True).stdout.strip() or 'unknown'}"
 
 
-def step_works(given: argparse.Namespace) -> Works:
-    """One step of SimCLR: two views, network, loss, gradient, optimizer."""
-    batch, spec, views = pictures(given)
-    transform = sample_by_sample(given, batch["x"])["lightly, PIL per sample"]
-    peer = ResNet(spec, name="resnet18").to(DEVICE, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    head, criterion = SimCLRProjectionHead(512, 512, 128).to(DEVICE), NTXentLoss(0.5)
-    method = SimCLR(ResNet(spec, name="resnet18"), views, hidden_dim=512, projection_dim=128).to(DEVICE)
-    theirs = torch.optim.AdamW([*peer.parameters(), *head.parameters()], lr=1e-3)
-    ours = torch.optim.AdamW(method.parameters(), lr=1e-3, fused=True)
-
-    def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    def lightly_step() -> None:
-        first, second = transform(), transform()
-        descend(theirs, criterion(head(peer(first)), head(peer(second))))
-
-    def our_step(precision: torch.dtype | None = None) -> None:
-        with torch.autocast(DEVICE.type, precision) if precision else contextlib.nullcontext():
-            loss = method.step(batch).loss
-        descend(ours, loss)
-
-    return {"lightly's parts, fp32": lightly_step, "ours, fp32": our_step, "ours, bf16": lambda: our_step(torch.bfloat16)}
+def write(name: str, rows: list[dict[str, Any]], **shared: Any) -> None:
+    """Show rows and add them, with what they share, to the file of their benchmark."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    shared |= {"device": device, "torch": torch.__version__, "commit": commit()}
+    shown = [key for key in rows[0] if key not in ("source", "rounds") and any(row[key] is not None for row in rows)]
+    table = Table(*shown, title=name)
+    for row in rows:
+        table.add_row(*("" if row[key] is None else str(row[key]) for key in shown))
+    Console().print(table)
+    path = OUT / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *shared])
+        if fresh:
+            writer.writeheader()
+        writer.writerows({**row, **shared} for row in rows)
 
 
-def knn_works(given: argparse.Namespace) -> Works:
-    """Nearest-neighbour accuracy of 10,000 queries among 50,000 features of width 512, k = 20, T = 0.07."""
-    rng = np.random.default_rng(0)
-    train, test = (rng.standard_normal((n, 512), dtype=np.float32) for n in (50_000, 10_000))
-    y, test_y = (rng.integers(0, 10, n) for n in (50_000, 10_000))
-    bank, queries = (nn.functional.normalize(torch.from_numpy(f), dim=1) for f in (train, test))
-    labels, found = torch.from_numpy(y), {}
-
-    def theirs() -> None:
-        found["lightly"] = torch.cat([knn_predict(part, bank.T, labels, 10, 20, 0.07)[:, 0] for part in queries.split(256)])
-
-    def ours() -> None:
-        found["ours"] = torch.tensor(knn_accuracy(train, y, test, test_y, 20, 0.07))
-        if "lightly" in found and abs(float((found["lightly"].numpy() == test_y).mean()) - float(found["ours"])) > 5e-4:
-            raise RuntimeError("ours and lightly's accuracy differ, so their times say nothing")
-
-    return {"lightly": theirs, "ours": ours, "matrix product alone": lambda: [part @ bank.T for part in queries.split(4096)]}
+def compare(name: str, given: Given, rounds: int) -> None:
+    """Run a benchmark, with the largest products the device is good for beside it."""
+    sources = {work: source_of(piece, given) for work, piece in BENCHES[name].pieces.items()}
+    pieces = {work: piece for work, piece in BENCHES[name].pieces.items() if sources[work]}
+    for precision in sorted({piece.precision for piece in pieces.values()}):
+        pieces[f"large product, {precision}"] = Piece(partial(matrix_product, dtype=DTYPES[precision]), precision)
+    found = measure(pieces, given, rounds)
+    first = next(iter(found.values())).ms
+    peak = {precision: rate(found[f"large product, {precision}"]) for precision in {p.precision for p in pieces.values()}}
+    rows = [{
+        "work": work, "ms": round(row.ms, 2), "ratio": round(row.ms / first, 3), "views": round(row.views, 4),
+        "mb": round(row.memory, 1), "gflop": round(row.gflop, 2), "mfu": round(rate(row) / peak[pieces[work].precision], 3),
+        "result": row.result, "source": sources.get(work, "")} for work, row in found.items()]
+    write(name, rows, size=given.size, batch=given.batch, network=given.network, workers=given.workers, rounds=rounds)
 
 
-def adapt_works(given: argparse.Namespace) -> Works:
-    """The bare forward and backward pass, the adapter, and the guarded stream, all on the same pictures."""
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"img_size": given.size} if given.network.startswith("vit") else {}
-    model = timm.create_model(given.network, num_classes=10, **sizes).eval().to(DEVICE)
-    bare = timm.create_model(given.network, num_classes=10, **sizes).eval().to(DEVICE).requires_grad_(False)
-    x = torch.randn(given.batch, 3, given.size, given.size, device=DEVICE)
-    parameters = select_parameters(bare)
-    for p in parameters:
-        p.requires_grad_()
-    set_statistics(bare, "batch")
-    adapter = Tent(model)
-    stream = Stream(Tent(model), model.requires_grad_(False), guard=CollapseGuard())
-
-    def forward_backward() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(entropy(bare(x)).mean(), parameters)
-
-    return {"forward + backward": forward_backward, "TENT": lambda: adapter.predict_and_adapt(x),
-            "TENT, guarded": lambda: stream.predict_and_adapt(x)}
+def rate(row: Row) -> float:
+    """Operations a millisecond, in 1e9."""
+    return row.gflop / row.ms
 
 
-BENCHES: dict[str, tuple[Callable[[argparse.Namespace], Works], int, int]] = {
-    "views": (views_works, 32, 256), "step": (step_works, 32, 256), "knn": (knn_works, 0, 0), "adapt": (adapt_works, 64, 64)}
-"""Name -> works, side of the pictures, pictures in a batch."""
+def checkout(text: str) -> tuple[str, str]:
+    """NAME=FOLDER of a peer."""
+    name, _, folder = text.partition("=")
+    if name not in CHECKOUTS:
+        raise argparse.ArgumentTypeError(f"there is no adapter for the peer {name!r}; there are {', '.join(CHECKOUTS)}")
+    if not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{folder!r} is no folder; give the checkout: --peer {name}=FOLDER")
+    return name, str(Path(folder).resolve())
 
 
 def main() -> None:
     """Entry point."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("what", choices=list(BENCHES))
-    arguments.add_argument("--network", default="resnet18", help="timm name, for adapt")
-    arguments.add_argument("--size", type=int, help="pixels (default: 32; adapt: 64)")
-    arguments.add_argument("--batch", type=int, help="pictures (default: 256; adapt: 64)")
-    arguments.add_argument("--pairs", type=int, default=7, help="rounds (default: 7)")
-    given = arguments.parse_args()
-    works, size, batch = BENCHES[given.what]
-    given.size, given.batch = given.size or size, given.batch or batch
-    times = median_ms(works(given), given.pairs)
-    first = next(iter(times.values()))
-    shared = {"network": given.network if given.what == "adapt" else "", "size": given.size, "batch": given.batch}
-    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    rows = [{**shared, "work": work, "ms": round(ms, 2), "ratio": round(ms / first, 3), "pairs": given.pairs, "device": device,
-             "torch": torch.__version__, "lightly": version("lightly"), "commit": commit()} for work, ms in times.items()]
-    table = Table("work", "ms", "ratio", title=given.what)
-    for row in rows:
-        table.add_row(str(row["work"]), f"{row['ms']:.1f}", f"{row['ratio']:.2f}")
-    Console().print(table)
-    path = OUT / f"{given.what}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    arguments.add_argument("what", choices=[*BENCHES, "cost", "scaling"])
+    arguments.add_argument("--peer", type=checkout, action="append", default=[], metavar="NAME=FOLDER", help="a peer's checkout")
+    arguments.add_argument("--network", help="timm name, for tent and mae")
+    arguments.add_argument("--size", type=int, help="pixels, or steps")
+    arguments.add_argument("--batch", type=int, help="samples")
+    arguments.add_argument("--workers", type=int, default=2, help="processes in which peers augment (default: 2)")
+    arguments.add_argument("--rounds", type=int, default=7, help="turns of each (default: 7)")
+    args = arguments.parse_args()
+    if args.what in BENCHES:
+        bench = BENCHES[args.what]
+        size, batch, network = args.size or bench.size, args.batch or bench.batch, args.network or bench.network
+        compare(args.what, Given(size, batch, args.workers, network, dict(args.peer)), args.rounds)
+    elif args.peer:
+        raise ConfigError(f"{args.what} compares with nobody; leave --peer out")
+    else:
+        write(args.what, {"cost": cost.rows, "scaling": scaling.rows}[args.what](args.rounds), rounds=args.rounds)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted
 from ssl_suite.evaluation import dtw_score, judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint, whole_file
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
+from ssl_suite.memory import keep_freed_memory
 from ssl_suite.method import Method
 from ssl_suite.nn.blocks import checkpoint_blocks, compile_networks
 from ssl_suite.nn.sharding import is_sharded, whole_state
@@ -343,6 +344,8 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     mapped = start_weights(method, config["init_from"])
     set_switches(method, config)
     trainer = build_trainer(config, folder, data.spec)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     if trainer.is_global_zero:
         save_config(config, folder)
         save_split(data, folder)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ssl_suite.backbones import Stage, Staged
 from ssl_suite.batch import Spec
-from ssl_suite.nn.transformer import attention_mask, mean_pool, whole_heads
+from ssl_suite.nn.transformer import ShortAttention, attention_mask, mean_pool, whole_heads
 
 Norm = Literal["batch", "group"]
 
@@ -78,7 +78,7 @@ class ViT(nn.Module):
         self.made = {"model_name": name, "num_classes": 0, "in_chans": channels, "img_size": (height, columns),
                      "patch_size": patch_size, "dynamic_img_size": True,
                      **{key: value for key, value in given.items() if value is not None}}
-        self.net = net = timm.create_model(**self.made)
+        self.net = net = timm.create_model(**self.made, attn_layer=ShortAttention)
         if not isinstance(net, VisionTransformer) or isinstance(net.norm, nn.Identity) or net.attn_pool is not None:
             raise ValueError(f"name={name!r} is no transformer that ends in a norm over its tokens; take a plain one, "
                              f"such as vit_small_patch16_224")
@@ -302,8 +302,8 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
-        active = F.leaky_relu(self.norm1(x), 0.1)
-        out = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), 0.1))
+        active = F.leaky_relu(self.norm1(x), 0.1, inplace=True)
+        out = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), 0.1, inplace=True))
         return out + self.shortcut(active if self.shared else x)
 
 
@@ -333,7 +333,7 @@ class WideResNet(StagedPictures):
         self.groups = nn.ModuleList(nn.Sequential(
             WideBlock(widths[i], widths[i + 1], 2 if i else 1, shared=i == 0),
             *[WideBlock(widths[i + 1], widths[i + 1], 1, shared=False) for _ in range(blocks - 1)]) for i in range(3))
-        self.last = nn.Sequential(nn.BatchNorm2d(self.num_features, momentum=0.001), nn.LeakyReLU(0.1))
+        self.last = nn.Sequential(nn.BatchNorm2d(self.num_features, momentum=0.001), nn.LeakyReLU(0.1, inplace=True))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

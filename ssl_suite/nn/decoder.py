@@ -8,7 +8,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ssl_suite.functional.masking import take
-from ssl_suite.nn.transformer import Transformer, grid_positions, init_transformer
+from ssl_suite.nn.transformer import ShortAttention, Transformer, grid_positions, init_transformer
 
 
 class TransformerDecoder(nn.Module):
@@ -27,7 +27,8 @@ class TransformerDecoder(nn.Module):
         self.grid = grid
         self.embed = nn.Linear(in_dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.ModuleList(Block(width, max(1, width // 32), qkv_bias=True) for _ in range(depth))
+        heads = max(1, width // 32)
+        self.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True, attn_layer=ShortAttention) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, patch_dim)
         nn.init.normal_(self.mask_token, std=0.02)

@@ -22,12 +22,9 @@ from ssl_suite.batch import Spec
 from ssl_suite.config import ConfigError
 from ssl_suite.io.export import example, export_onnx, export_weights, model_card
 from ssl_suite.io.weights import save_backbone
-<<<<<<< HEAD
 from ssl_suite.nn.elastic import Slices
 from ssl_suite.run import load_exported
-=======
 from tests.runs import run
->>>>>>> 8c7f48975aa222d459ed3be875496c4f74f38001
 
 ROOT = Path(__file__).resolve().parents[3]
 PICTURES = Spec("images", (3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -132,7 +129,6 @@ def test_onnx_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         export_onnx(ConvNet(PICTURES), PICTURES, tmp_path / "encoder.onnx")
 
 
-<<<<<<< HEAD
 def test_a_slice_is_exported_as_a_net_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     backbone, path = ViT(PICTURES, **VIT).eval(), tmp_path / "backbone.safetensors"  # type: ignore[arg-type]
@@ -153,7 +149,8 @@ def test_a_size_that_cannot_be_cut_is_named(size: list[str], message: str, tmp_p
         export(monkeypatch, str(path), *size)
     said = capsys.readouterr()
     assert message in " ".join((said.out + said.err).split())
-=======
+
+
 def test_the_card_says_what_the_run_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(tmp_path / "run", "model=mae", "data=digits", "seed=3", "callbacks.pictures=null")
     export(monkeypatch, str(folder), "--licence", "cc-by-4.0")
@@ -166,4 +163,3 @@ def test_the_card_says_what_the_run_was(tmp_path: Path, monkeypatch: pytest.Monk
         assert f"| {name} | {value:.4f} |" in card
     assert "- Licence of the weights: not stated" in model_card(folder, None)
     assert "license: unknown" in model_card(folder, None)
->>>>>>> 8c7f48975aa222d459ed3be875496c4f74f38001

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from timm.models.vision_transformer import Attention
 
-from ssl_suite.nn.transformer import Transformer, mean_pool, sincos_1d, sincos_2d, valid_steps
+from ssl_suite.nn.transformer import ShortAttention, Transformer, mean_pool, sincos_1d, sincos_2d, valid_steps
 
 
 def test_sincos_1d_is_the_formula():
@@ -50,3 +51,34 @@ def test_mistakes_are_told():
         sincos_2d(2, 2, 6)
     with pytest.raises(ValueError, match=r"width=10.*heads=4"):
         Transformer(10, 1, 4)
+
+
+def attentions(most: int, monkeypatch: pytest.MonkeyPatch) -> tuple[ShortAttention, Attention]:
+    torch.manual_seed(0)
+    monkeypatch.setattr(ShortAttention, "most", most)
+    ours, theirs = ShortAttention(32, 4, qkv_bias=True), Attention(32, 4, qkv_bias=True)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("most", [12, 11])
+def test_written_out_attention_is_attention(most, monkeypatch):
+    ours, theirs = attentions(most, monkeypatch)
+    x = torch.randn(3, 12, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [attention(x) for attention in (ours, theirs)]
+    assert ours.fused_attn == (most < 12)
+    torch.testing.assert_close(*outputs, atol=0.02, rtol=0.02)
+    gradients = [torch.autograd.grad(out.float().square().sum(), attention.qkv.weight)[0]
+                 for out, attention in zip(outputs, (ours, theirs), strict=True)]
+    torch.testing.assert_close(*gradients, atol=0.05 * gradients[1].abs().max().item(), rtol=0.0)
+
+
+def test_attention_in_full_precision_or_under_a_mask_stays_fused(monkeypatch):
+    ours, theirs = attentions(12, monkeypatch)
+    x = torch.randn(3, 12, 32)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0.0, atol=0.0)
+    mask = torch.arange(12).expand(3, 1, 1, 12) < 9
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ours(x, attn_mask=mask), theirs(x, attn_mask=mask), rtol=0.0, atol=0.0)
+    assert ours.fused_attn
