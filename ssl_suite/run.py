@@ -229,7 +229,7 @@ class SpecInCheckpoint(L.Callback):
 
 
 def build_trainer(cfg: dict[str, Any], folder: Path, spec: Spec) -> L.Trainer:
-    """The trainer with callbacks, loggers and the safe checkpoint writer."""
+    """The trainer with callbacks, loggers and the safe checkpoint writer; on a CPU the process keeps the memory it frees."""
     if str(cfg["trainer"].get("precision")).startswith("16"):
         raise ConfigError(f"trainer.precision={cfg['trainer']['precision']}: float16 leaves out steps whose gradients overflow, "
                           "and teachers and schedules would move all the same; use bf16-mixed")
@@ -237,8 +237,11 @@ def build_trainer(cfg: dict[str, Any], folder: Path, spec: Spec) -> L.Trainer:
         callbacks = [hydra.utils.instantiate(c, _convert_="all") for c in (cfg["callbacks"] or {}).values() if c]
         loggers = [hydra.utils.instantiate(c, _convert_="all") for c in (cfg["logger"] or {}).values() if c]
         make = hydra.utils.instantiate(cfg["trainer"], _partial_=True, _convert_="all")
-        return make(callbacks=[*callbacks, SpecInCheckpoint(spec)], logger=loggers, plugins=[AtomicCheckpointIO()],
-                    default_root_dir=str(folder))
+        trainer = make(callbacks=[*callbacks, SpecInCheckpoint(spec)], logger=loggers, plugins=[AtomicCheckpointIO()],
+                       default_root_dir=str(folder))
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    return trainer
 
 
 def folder_keys(node: Any, where: str = "") -> list[str]:
@@ -344,8 +347,6 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
     mapped = start_weights(method, config["init_from"])
     set_switches(method, config)
     trainer = build_trainer(config, folder, data.spec)
-    if trainer.strategy.root_device.type == "cpu":
-        keep_freed_memory()
     if trainer.is_global_zero:
         save_config(config, folder)
         save_split(data, folder)

@@ -38,7 +38,7 @@ from ssl_suite.views.images import RandomResizedCrop
 
 Work = Callable[[], Any]
 RATE = 16_000
-WAVE = {"conv_channels": 256, "width": 384, "depth": 6, "heads": 6}
+WAVE: dict[str, Any] = {"conv_channels": 256, "width": 384, "depth": 6, "heads": 6}
 """A wav2vec 2.0 of half the Base width and depth."""
 
 

@@ -139,7 +139,8 @@ def solo_simclr(given: Given, watch: Watch) -> Work:
     cfg: Any = OmegaConf.load(f"{scripts}/simclr.yaml")
     cfg.data.update(num_classes=10, num_large_crops=2, num_small_crops=0)
     cfg.scheduler.name = "none"
-    (crop,) = OmegaConf.load(f"{scripts}/augmentations/symmetric.yaml")
+    symmetric: Any = OmegaConf.load(f"{scripts}/augmentations/symmetric.yaml")
+    (crop,) = symmetric
     crop.crop_size = given.size
     pipeline = data.build_transform_pipeline("cifar10", crop)
     views = augmented(given, watch, pictures(given), data.prepare_n_crop_transform([pipeline], [2]))
@@ -160,7 +161,7 @@ def stable_simclr(given: Given, watch: Watch) -> Work:
     """stable-pretraining: the parts of its ``benchmarks/cifar10/simclr-resnet18.py``. A checkout has no version: it is told one."""
     use(given, "stable-pretraining")
     version = metadata.version
-    metadata.version = lambda name: "0" if name == "stable-pretraining" else version(name)
+    vars(metadata)["version"] = lambda name: "0" if name == "stable-pretraining" else version(name)
     spt, forward, t = (importlib.import_module(f"stable_pretraining{name}") for name in ("", ".forward", ".data.transforms"))
     ops = [t.RGB(), t.RandomResizedCrop((given.size, given.size)), t.RandomHorizontalFlip(p=0.5),
            t.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8), t.RandomGrayscale(p=0.2),

@@ -36,7 +36,7 @@ def sizes(backbone: Any, smallest: tuple[float, float], favour: float) -> list[t
     """
     if not all(0.0 < share <= 1.0 for share in smallest) or favour < 1.0:
         raise ValueError(f"smallest={tuple(smallest)} must lie in (0, 1], favour={favour} be at least 1")
-    total = 1 + max(int(found[0]) for name in backbone.state_dict() if (found := BLOCK.search(name)))
+    total = 1 + max(int(number[0]) for name in backbone.state_dict() if (number := BLOCK.search(name)))
     width, head = backbone.num_features, next(m.head_dim for m in backbone.modules() if hasattr(m, "head_dim"))
     widths = [w for w in range(head, width + 1, head) if w >= smallest[0] * width]
     depths = [d for d in range(1, total + 1) if d >= smallest[1] * total]

@@ -109,7 +109,7 @@ class ShortAttention(Attention):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map tokens (B, N, D) to (B, N, D)."""
         short = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x.shape[1] <= self.most
-        self.fused_attn = attn_mask is not None or is_causal or not short
+        self.fused_attn = attn_mask is not None or is_causal or not short  # type: ignore[misc]
         return super().forward(x, attn_mask, is_causal)
 
 

@@ -106,9 +106,9 @@ class POA(Method):
         return cosine_momentum(self.base_momentum, step, total)
 
     def groups(self) -> list[dict[str, Any]]:
-        prototypes = nn.ModuleList(head.prototypes for head in self.heads)
+        prototypes = nn.ModuleList(head.prototypes for head in self.heads)  # type: ignore[misc]
         late = [{**group, "schedule": Frozen(self.schedule, self.frozen)} for group in parameter_groups(prototypes)]
-        bodies = nn.ModuleList(head.body for head in self.heads)
+        bodies = nn.ModuleList(head.body for head in self.heads)  # type: ignore[misc]
         return [*parameter_groups(self.backbone), *parameter_groups(bodies), *late]
 
     def size(self, step: int) -> tuple[int, int]:

@@ -18,10 +18,8 @@ from ssl_suite.methods.pretraining.barlow_twins import BarlowTwins
 from ssl_suite.methods.pretraining.lejepa import LeJEPA
 from ssl_suite.methods.pretraining.moco_v2 import MoCoV2
 from ssl_suite.methods.pretraining.nnclr import NNCLR
-from ssl_suite.methods.pretraining.simclr import SimCLR
 from ssl_suite.methods.pretraining.simsiam import SimSiam
 from ssl_suite.methods.pretraining.swav import SwAV
-from ssl_suite.methods.pretraining.vicreg import VICReg
 from ssl_suite.optim import Cosine
 from tests.parity.test_swav import AnySize, small_and_large
 from tests.parity.tiny import pictures
@@ -91,15 +89,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one(name: str, tmp_path: Path) -
         assert torch.equal(value, second.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("kind", [SimCLR, BarlowTwins, VICReg])
-def test_losses_of_the_library_stay_outside_of_autocast(kind: Any) -> None:
+def test_the_loss_of_the_library_stays_outside_of_autocast() -> None:
     seen: list[tuple[bool, torch.dtype]] = []
 
     def look(module: nn.Module, given: Any) -> None:
         if type(module).__name__.endswith("Loss"):
             seen.append((torch.is_autocast_enabled("cpu"), given[0].dtype))
 
-    method = kind(AnySize(), small_and_large(), **SMALL)
+    method = BarlowTwins(AnySize(), small_and_large(), **SMALL)
     with nn.modules.module.register_module_forward_pre_hook(look), torch.autocast("cpu", torch.bfloat16):
         method.step(BATCHES[0])
     assert set(seen) == {(False, torch.float32)}
