@@ -5,8 +5,9 @@ python scripts/export.py RUN --format onnx          # an ONNX file, checked agai
 python scripts/export.py RUN --format backbone --width 32 --depth 2     # a smaller net out of a run of model=poa, for init_from=
 python scripts/export.py RUN --licence cc-by-4.0    # the licence that the model card states
 
-Width and depth cut a slice out of a patch transformer for any of the formats; only model=poa trains slices to be good. Beside
-what a finished run exports lies README.md, the model card: method, data, seed, scores beside references, command, configuration, licence.
+Width and depth cut a slice out of a patch transformer for any of the formats; only model=poa trains slices to be good.
+Beside what a finished run exports lies README.md, the model card: method, data, seed, scores beside references, command,
+configuration, licence.
 """
 
 from __future__ import annotations
