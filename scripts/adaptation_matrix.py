@@ -13,7 +13,6 @@ go to the terminal, those of every cell to ``docs/tables/matrix_NAME.csv``. Erro
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import statistics
@@ -38,7 +37,7 @@ from ssl_suite.adapter import Adapter
 from ssl_suite.config import ConfigError
 from ssl_suite.data.streams import CLEAN, ShiftStreams
 from ssl_suite.deploy import Trained, build_adapter, from_run
-from ssl_suite.programs import guarded, parser, planned
+from ssl_suite.programs import guarded, parser, planned, write_rows
 from ssl_suite.run import load_run
 from ssl_suite.scoring import mistakes
 from ssl_suite.serving.guard import CollapseGuard
@@ -217,10 +216,7 @@ def main() -> None:
     records = [r for file in files for r in json.loads(file.read_text())]
     show(given.matrix, records)
     out = ROOT / "docs" / "tables" / f"matrix_{given.matrix}.csv"
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_rows(out, records)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from ssl_suite.data.relations import Pair, SimilarityGraph, ask, from_labels, propose
 from ssl_suite.evaluation import features
 from ssl_suite.functional.spectrum import on_sphere
 from ssl_suite.programs import data_for, guarded, parser
-from ssl_suite.run import building, load_exported, plain
+from ssl_suite.run import building, load_exported
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True, help="the CSV file to write")
     given = arguments.parse_args()
     backbone, spec = load_exported(given.run)
-    data = data_for(None, given.set, spec, plain(OmegaConf.load(given.run / "config.yaml"))["data"])  # type: ignore[arg-type]
+    data = data_for(None, given.set, spec, given.run)
     source, index = data.parts["train"]
     questions, console = list[Pair](), Console(soft_wrap=True)
     if given.all_labels:

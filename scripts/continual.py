@@ -15,7 +15,6 @@ kept state on the set it comes from. The same command takes a stopped sequence u
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import shlex
 import signal
@@ -37,7 +36,7 @@ from ssl_suite.config import ConfigError, nearest
 from ssl_suite.evaluation import judge
 from ssl_suite.io.checkpoints import AtomicCheckpointIO
 from ssl_suite.method import Method
-from ssl_suite.programs import claimed, finished_run, guarded, parser, planned
+from ssl_suite.programs import claimed, finished_run, guarded, parser, planned, write_rows
 from ssl_suite.rounds import write_json
 from ssl_suite.run import build_data, load_run
 
@@ -219,10 +218,7 @@ def main() -> None:
         rows += [row for found in each for row in found]
     show(given.sequence, told)
     if given.csv:
-        with given.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(given.csv, rows)
 
 
 if __name__ == "__main__":

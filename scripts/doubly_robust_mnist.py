@@ -11,7 +11,6 @@ samples and from the labels (Zhu et al., NeurIPS 2023, arXiv 2306.00265). Teache
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -21,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_suite.methods.self_training.doubly_robust import doubly_robust_loss
+from ssl_suite.programs import write_rows
+from ssl_suite.summary import commit
 
 LABELED = 600
 BIASED = torch.tensor([0, 1, 2, 3, 9, 3, 6, 9, 3, 9])
@@ -101,10 +102,7 @@ def main() -> None:
             row |= {loss: 100.0 * float((student(loss, x, y, guess, seed)(x_test).argmax(1) == y_test).double().mean())
                     for loss in LOSSES}
             rows.append(row)
-    with args.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.csv, [{**row, "commit": commit()} for row in rows])
     for kind in ("good", "weak", "biased"):
         mine = [row for row in rows if row["teacher"] == kind]
         means = {name: np.mean([float(row[name]) for row in mine]) for name in list(rows[0])[2:]}

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lightning as L
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -30,7 +29,7 @@ from ssl_suite.evaluation import Embed, classes, features, judge, raw_features, 
 from ssl_suite.functional.maps import Projection, flattened
 from ssl_suite.io.weights import read_description
 from ssl_suite.programs import data_for, guarded, parser, started_run
-from ssl_suite.run import build_backbone, load_exported, load_run, plain
+from ssl_suite.run import build_backbone, load_exported, load_run
 
 
 def embedding(net: nn.Module, data: Any, kind: str = "clean") -> Embed:
@@ -97,8 +96,7 @@ def main() -> None:
         data = given.data or json.loads((given.run / "summary.json").read_text())["data"]
         started_run([f"model={model}", f"data={data}", f"init_from={given.run}", f"seed={given.seed}", *given.set])
         return
-    own = plain(OmegaConf.load(given.run / "config.yaml"))["data"]  # type: ignore[arg-type]
-    data = data_for(given.data, given.set, load_exported(given.run)[1], own)
+    data = data_for(given.data, given.set, load_exported(given.run)[1], given.run)
     if given.protocol == "map":
         Console(soft_wrap=True).print(str(write_map(given.run, data, given.by, given.seed, given.out)))
         return

@@ -13,7 +13,6 @@ Deviations: the calendar (hour, weekday, ...), which the official code appends a
 
 from __future__ import annotations
 
-import csv
 import itertools
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -32,8 +30,9 @@ from ssl_suite.config import ConfigError
 from ssl_suite.data.series import WindowSource
 from ssl_suite.functional.forecasting import pairs, ridge_forecast
 from ssl_suite.io.weights import read_description
-from ssl_suite.programs import data_for, guarded, parser
-from ssl_suite.run import build_backbone, load_exported, plain
+from ssl_suite.programs import data_for, guarded, parser, write_rows
+from ssl_suite.run import build_backbone, load_exported
+from ssl_suite.summary import commit
 
 HORIZONS = (24, 48, 168, 336, 720)
 
@@ -102,7 +101,7 @@ def main() -> None:
     arguments.add_argument("--csv", type=Path, help="write a row for each encoder and horizon")
     given = arguments.parse_args()
     spec = read_description(given.run / "backbone.safetensors")[0]
-    data = data_for(None, given.set, spec, plain(OmegaConf.load(given.run / "config.yaml"))["data"])  # type: ignore[arg-type]
+    data = data_for(None, given.set, spec, given.run)
     parts = stretches(given.rows, data)
     values: np.ndarray = data.parts["train"][0].values[:, : parts[-1][1]]
     known = values[:, : parts[0][1]].astype(np.float64)
@@ -111,13 +110,11 @@ def main() -> None:
     for name, features in encoders(given.run, spec, values, given.context, given.seed).items():
         found = [ridge_forecast(*(pairs(features, targets, part, horizon) for part in parts)) for horizon in given.horizons]
         table.add_row(name, *(f"{f.mse:.3f}  {f.mae:.3f}" for f in found))
-        rows += [{"encoder": name, "horizon": h, **vars(f)} for h, f in zip(given.horizons, found, strict=True)]
+        rows += [{"encoder": name, "horizon": h, **vars(f), "seed": given.seed, "commit": commit()}
+                 for h, f in zip(given.horizons, found, strict=True)]
     Console().print(table)
     if given.csv:
-        with given.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(given.csv, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ knows the whole graph; its purity is that of ten clusters of the training embedd
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ssl_suite.data.relations import SimilarityGraph, Strategy, ask, from_labels
 from ssl_suite.data.splits import hold_out
 from ssl_suite.functional.relations import spectral_map
 from ssl_suite.functional.spectrum import on_sphere
-from ssl_suite.programs import parser
+from ssl_suite.programs import parser, write_rows
 from ssl_suite.summary import commit
 from ssl_suite.views import Views
 from ssl_suite.views.images import Affine, Brightness, Cutout, GaussianNoise
@@ -100,14 +99,11 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [asked(seed, strategy, budget, given.noise) for budget in given.budgets for strategy in ("passive", "active")
             for seed in given.seeds] + [all_labels(seed) for seed in given.seeds]
-    columns = ("seed", "strategy", "budget", "asked", "yes", "start", "half", "end", "purity", "curve", "commit")
-    with given.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({**row, "commit": commit()} for row in rows)
-    table = Table(*columns[:9])
+    write_rows(given.out, [{**row, "commit": commit()} for row in rows])
+    columns = ("seed", "strategy", "budget", "asked", "yes", "start", "half", "end", "purity")
+    table = Table(*columns)
     for row in rows:
-        table.add_row(*(f"{row[c]:.1f}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns[:9]))
+        table.add_row(*(f"{row[c]:.1f}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns))
     Console().print(table)
 
 

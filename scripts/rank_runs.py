@@ -11,12 +11,10 @@ read from summary.json, is printed where three runs or more have it. Between met
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -25,8 +23,8 @@ from torch import Tensor
 from ssl_suite.batch import Batch
 from ssl_suite.config import ConfigError
 from ssl_suite.evaluation import features, spectrum_scores, view_scores
-from ssl_suite.programs import data_for, guarded, parser
-from ssl_suite.run import load_exported, plain
+from ssl_suite.programs import data_for, guarded, parser, write_rows
+from ssl_suite.run import load_exported
 
 FIGURES = ("rankme", "alpha_req", "lidar")
 Row = dict[str, float | str]
@@ -42,7 +40,7 @@ def measured(run: Path, score: str) -> Row:
         raise ConfigError(f"{run} holds no finished run: there is no summary.json in it")
     summary = json.loads((run / "summary.json").read_text())
     backbone, spec = load_exported(run)
-    data = data_for(None, [], spec, plain(OmegaConf.load(run / "config.yaml"))["data"])  # type: ignore[arg-type]
+    data = data_for(None, [], spec, run)
     data.views.standardise(spec)
 
     def embed(batch: Batch, kind: str = "clean") -> Tensor:
@@ -90,10 +88,7 @@ def main() -> None:
         table.add_row(f"Spearman with {given.score}", *(f"{found[name]:.2f}" if name in found else "" for name in FIGURES), "")
     Console().print(table)
     if given.csv:
-        with given.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["run", "method", *columns])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(given.csv, rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ validation targets are worth without self-distillation.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from sklearn.linear_model import Ridge
 
 from ssl_suite.data.splits import chronological
 from ssl_suite.estimators.repeated_self_distillation import RepeatedRidgeSelfDistillation
+from ssl_suite.programs import write_rows
 
 TABLES = ("air_quality", "airfoil", "appliances")
 Row = dict[str, str | int | float]
@@ -67,10 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = [{"data": name, **row} for name in TABLES for order in ("time", "shuffled")
             for row in errors(*load(args.path, name), order, args.steps)]
-    with args.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.csv, rows)
     for row in rows:
         sys.stdout.write("  ".join(f"{value:.4g}" if isinstance(value, float) else f"{value:<11}" for value in row.values()) + "\n")
 

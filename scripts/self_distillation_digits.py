@@ -14,7 +14,6 @@ wrong labels: teacher 95.1, xi 1 94.0, xi 2 92.6.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from ssl_suite.data.splits import symmetric_noise
 from ssl_suite.functional.distillation import self_distillation_target
+from ssl_suite.programs import write_rows
 
 XIS = (0.5, 1.0, 1.25, 1.5, 2.0, 3.0)
 Row = dict[str, float]
@@ -92,10 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = table(args.noise, args.decay, args.seeds, args.xi)
-    with args.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.csv, rows)
     sys.stdout.write("".join(f"{name:>9}" for name in rows[0]) + "\n")
     for row in rows:
         sys.stdout.write("".join(f"{value:9.4g}" for value in row.values()) + "\n")

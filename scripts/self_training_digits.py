@@ -9,7 +9,6 @@ the unlabelled samples themselves (transductive) and on the test half.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import warnings
 from functools import partial
@@ -29,7 +28,7 @@ from ssl_suite.estimators.co_training import CoTraining
 from ssl_suite.estimators.self_training import SelfTraining
 from ssl_suite.estimators.tri_training import TriTraining
 from ssl_suite.functional import selection
-from ssl_suite.programs import parser
+from ssl_suite.programs import parser, write_rows
 from ssl_suite.summary import commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,10 +84,7 @@ def main() -> None:
                             for seed, value in zip(given.seeds, values, strict=True)]
             table.add_row(name, row, *cells)
     Console().print(table)
-    with given.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_rows(given.out, records)
 
 
 if __name__ == "__main__":

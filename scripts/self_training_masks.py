@@ -20,7 +20,6 @@ summary.json exists, so the same command takes a stopped table up.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import statistics
@@ -37,7 +36,7 @@ from rich.table import Table
 from ssl_suite.config import ConfigError
 from ssl_suite.functional.segmentation import agreement, averaged_probs
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, whole_file
-from ssl_suite.programs import guarded, parser
+from ssl_suite.programs import guarded, parser, write_rows
 from ssl_suite.run import Run, build_data, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,10 +178,7 @@ def main() -> None:
                                 "seconds": summary["wall_seconds"], **summary["scores"]})
     show(records)
     if given.csv:
-        with given.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(records[0]))
-            writer.writeheader()
-            writer.writerows(records)
+        write_rows(given.csv, records)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ classes, starts afresh, takes 40 %, and so on to all. ``softmax`` and ``agreemen
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 from ssl_suite.batch import Batch
 from ssl_suite.data.splits import hold_out, selection_bias_pca
 from ssl_suite.methods.self_training.t_similarity import TSimilarity
+from ssl_suite.programs import write_rows
+from ssl_suite.summary import commit
 from ssl_suite.views import Views
 
 Row = dict[str, str | int | float]
@@ -113,10 +114,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = [experiment(seed, bias, args.diversity, args.steps) for bias in (args.bias, 0.0) for seed in args.seeds]
-    with args.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.csv, [{**row, "commit": commit()} for row in rows])
     for labels in ("biased", "random"):
         mine = [row for row in rows if row["labels"] == labels]
         numbers = {name: np.array([float(row[name]) for row in mine]) for name in list(rows[0])[2:]}

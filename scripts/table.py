@@ -14,15 +14,11 @@ and spread go to the terminal and, with every run's command and commit, to ``doc
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import itertools
 import json
-import os
 import shlex
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +28,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ssl_suite.config import ConfigError
-from ssl_suite.programs import guarded, parser, planned
+from ssl_suite.programs import finished_run, guarded, parser, planned, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "scripts" / "tables"
@@ -69,14 +65,8 @@ def run_seed(table: dict[str, Any], seed: int, rows: list[str], folders: Path, e
     for row in rows:
         folder = folders / f"{row}-{seed}"
         if not (folder / "summary.json").is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-            with (folder / "log.txt").open("w") as log:
-                done = subprocess.run([sys.executable, *command(table, row, seed, folders, extra)], cwd=ROOT, env=environment,
-                                      stdout=log, stderr=subprocess.STDOUT)
-            if done.returncode:
-                tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
-                raise ConfigError(f"{row}, seed {seed} ended with code {done.returncode}: {tail}")
+            program, *arguments = command(table, row, seed, folders, extra)
+            finished_run([str(ROOT / program), *arguments], folder)
         tick()
 
 
@@ -139,11 +129,7 @@ def main() -> None:
     records = collect(table, rows, given.seeds, folders, given.set)
     show(given.table, table["metrics"], records)
     out = ROOT / "docs" / "tables" / f"{given.table}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_rows(out, records)
 
 
 if __name__ == "__main__":

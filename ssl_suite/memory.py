@@ -11,9 +11,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Let the process keep memory that was freed for its next step, in place of giving large pieces back to the system.
 
-    The system hands pages out one by one and cleared, so that every large tensor costs twice. Measured 2026-11-24, SimCLR with
-    ResNet-18, 32 pixels, batch 128, fp32, 2 CPU cores: 4.2 s a step where it took 5.2 s. The process then holds the most that
-    it ever needed until it ends.
+    The system hands pages out one by one and cleared, so that every large tensor costs twice (``docs/benchmarks.md``, SimCLR).
+    The process then holds the most that it ever needed until it ends.
 
     Returns:
         True where it took effect; False without glibc (macOS, Windows, Alpine).

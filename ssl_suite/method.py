@@ -107,7 +107,7 @@ class Method(L.LightningModule):
         out, size = self.step(batch), len(batch["x"] if "x" in batch else batch["unlabeled"]["x"])
         self.log("train/loss", out.loss.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": value for name, value in out.logs.items()}, batch_size=size)
-        return {"loss": out.loss, "features": out.features}
+        return {"loss": out.loss, "features": out.features, "logs": out.logs}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "val")

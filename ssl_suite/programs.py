@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from json import loads
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import hydra
 import yaml
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_suite.batch import Spec
@@ -62,20 +64,32 @@ def planned(folder: Path, name: str | None, what: str) -> dict[str, Any] | None:
     return yaml.safe_load((folder / f"{name}.yaml").read_text())
 
 
-def data_for(name: str | None, overrides: Sequence[str], spec: Spec, own: dict[str, Any] | None = None) -> Any:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as a CSV file that is complete or not there; what a record lacks stays empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def data_for(name: str | None, overrides: Sequence[str], spec: Spec, run: Path | None = None) -> Any:
     """A data module, set up, whose samples a backbone of the given spec can take.
 
     Args:
-        name: a data config; None takes ``own``.
+        name: a data config; None takes the data of ``run``.
         overrides: as on the command line of ``train.py``.
         spec: the samples the backbone was built for.
-        own: the data node of the run's own config.
+        run: a run folder.
 
     Raises:
         ConfigError: the samples are of another modality or shape.
     """
     if name is None:
-        config = dict(own or {})
+        assert run is not None
+        config = dict(plain(OmegaConf.load(run / "config.yaml"))["data"])  # type: ignore[arg-type]
         config.update({key.removeprefix("data."): value for key, value in (o.split("=", 1) for o in overrides)})
     else:
         with hydra.initialize_config_module("configs", version_base="1.3"):
@@ -137,4 +151,4 @@ def finished_run(command: Sequence[str], folder: Path) -> None:
                               close_fds=False)  # it inherits the lock of `claimed`
     if done.returncode:
         tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
-        raise ConfigError(f"stage {folder.name} ended with code {done.returncode}: {tail}")
+        raise ConfigError(f"{folder.name} ended with code {done.returncode}: {tail}")

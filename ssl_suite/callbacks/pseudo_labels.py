@@ -31,8 +31,8 @@ class PseudoLabelMonitor(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
-        self._last = batch.get("unlabeled") if isinstance(batch, dict) else None
-        believed = trainer.callback_metrics.get("train/mask_ratio")
+        self._last = batch.get("unlabeled")
+        believed = outputs["logs"].get("mask_ratio")
         if believed is not None:
             silent = torch.zeros_like(believed) if self._silent is None else self._silent
             self._silent = torch.where(believed > 0.0, 0.0, silent + 1.0)

@@ -192,12 +192,12 @@ def class_numbers(labels: Mapping[str, np.ndarray | None], names: np.ndarray | N
             raise ValueError(f"the {part} labels hold {wrong[0]}, which is no class; leave such samples out, or number the classes")
     values = np.unique(np.concatenate(list(given.values())))
     numbers = {part: None if old is None else np.searchsorted(values, old) for part, old in labels.items()}
-    told(given, values)
+    warn_of_labels(given, values)
     by_number = names is not None and values.dtype.kind in "iu" and values[0] >= 0 and values[-1] < len(names)
     return numbers, tuple(str(names[v]) if by_number and names is not None else str(v) for v in values)
 
 
-def told(given: Mapping[str, np.ndarray], values: np.ndarray) -> None:
+def warn_of_labels(given: Mapping[str, np.ndarray], values: np.ndarray) -> None:
     """Warn of a -1 beside a 0, which may stand for "no label", and of classes that training will never see."""
     if values.dtype.kind in "if" and {-1, 0, 1} < set(values.tolist()):
         warnings.warn("label -1 is a class like the others here; where it stands for no label, list the labelled samples in "

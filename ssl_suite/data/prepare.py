@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,20 +41,13 @@ def prepare_images(folder: str | Path, out: str | Path, size: int, max_bad: int 
     files, columns = scan(folder, PICTURES)
     with new_folder(_free(out)) as work:
         images = np.lib.format.open_memmap(work / "all.npy", "w+", np.uint8, (len(files), 3, size, size))
-        good: list[int] = []
-        bad: list[str] = []
-        for i in track(range(len(files)), "decoding pictures"):
-            try:
-                images[len(good)] = decode_picture(files[i], size).numpy()
-                good.append(i)
-            except (RuntimeError, OSError):
-                bad.append(str(files[i]))
-                if len(bad) > max_bad:
-                    raise ValueError(f"{len(bad)} pictures cannot be read, the last {bad[-1]}; remove them, "
-                                     f"or put up with more than --max-bad {max_bad}") from None
+
+        def take(file: Path, place: int) -> None:
+            images[place] = decode_picture(file, size).numpy()
+
+        good = readable(files, max_bad, take)
         images.flush()
-        if bad:
-            warnings.warn(f"{len(bad)} pictures cannot be read and are left out: {', '.join(bad[:5])}", stacklevel=2)
+        if len(good) < len(files):
             np.save(work / "images.npy", images[: len(good)])
             (work / "all.npy").unlink()
         else:
@@ -84,7 +77,7 @@ def prepare_packed(folder: str | Path, out: str | Path, max_bad: int = 0) -> int
     """
     files, columns = scan(folder, PICTURES)
     with new_folder(_free(out)) as work:
-        good = readable(files, max_bad)
+        good = readable(files, max_bad, look)
         offsets = np.cumsum([0, *(files[i].stat().st_size for i in good)])
         data = np.lib.format.open_memmap(work / "all_bytes.npy", "w+", np.uint8, (int(offsets[-1]),))
         for place, i in enumerate(track(good, "packing pictures")):
@@ -125,7 +118,7 @@ def prepare_streamed(path: str | Path, out: str | Path, max_bad: int = 0, chunk_
             good, lengths, rates = measure(files, max_bad)
             known = {"lengths": lengths, "rates": rates}
         else:
-            good, known = np.array(readable(files, max_bad)), {}
+            good, known = np.array(readable(files, max_bad, look)), {}
         known = {key: values[good] for key, values in columns.items() if key != "paths"} | known  # measured, not claimed
         order = np.random.default_rng(0).permutation(len(good))
         contents = (files[i].read_bytes() for i in track(good[order], "writing chunks"))
@@ -133,17 +126,27 @@ def prepare_streamed(path: str | Path, out: str | Path, max_bad: int = 0, chunk_
     return len(good)
 
 
-def readable(files: Sequence[Path], max_bad: int) -> list[int]:
+def look(file: Path, place: int) -> None:
+    """Decode a picture to see that it can be."""
+    decode_image(str(file), ImageReadMode.RGB)
+
+
+def readable(files: Sequence[Path], max_bad: int, take: Callable[[Path, int], None]) -> list[int]:
     """Places of the pictures that can be decoded; the others are named in a warning.
+
+    Args:
+        files: the pictures.
+        max_bad: how many may be left out.
+        take: decodes a file; gets its place among the good ones too.
 
     Raises:
         ValueError: more than ``max_bad`` cannot.
     """
     good: list[int] = []
     bad: list[str] = []
-    for i in track(range(len(files)), "checking pictures"):
+    for i in track(range(len(files)), "decoding pictures"):
         try:
-            decode_image(str(files[i]), ImageReadMode.RGB)
+            take(files[i], len(good))
             good.append(i)
         except (RuntimeError, OSError):
             bad.append(str(files[i]))

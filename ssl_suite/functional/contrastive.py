@@ -6,24 +6,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_suite.functional.distributed import gather, rank
+from ssl_suite.functional.distributed import gather, gather_together, rank
 from ssl_suite.functional.precision import full_precision
 
 
 @full_precision
-def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+def swapped_info_nce(q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of each query's own key among the keys of all processes, by cosine similarity (InfoNCE), in float32.
 
+    Queries of one view look for keys of the other, and the reverse; the two losses are added. The processes talk once.
+
     Args:
-        queries: (B, D); row i belongs to key i.
-        keys: (B, D); detach what is not to learn.
+        q0: queries of one view, (B, D).
+        q1: of the other; row i of all four belongs to sample i.
+        k0: keys of one view, (B, D); detach what is not to learn.
+        k1: of the other.
         temperature: above 0.
 
     Returns:
-        Scalar: the mean over this process's queries.
+        Scalar: for each direction the mean over this process's queries.
     """
-    logits = F.normalize(queries.float(), dim=1) @ gather(F.normalize(keys.float(), dim=1)).T / temperature
-    return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device) + rank() * len(queries))
+    own = torch.arange(len(q0), device=q0.device) + rank() * len(q0)
+    keys = gather_together(*(F.normalize(k.float(), dim=1) for k in (k1, k0)))
+    logits = [F.normalize(q.float(), dim=1) @ k.T / temperature for q, k in zip((q0, q1), keys, strict=True)]
+    return F.cross_entropy(logits[0], own) + F.cross_entropy(logits[1], own)
 
 
 @full_precision

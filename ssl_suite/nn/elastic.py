@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -67,18 +67,23 @@ def part(weight: Tensor, shape: torch.Size, name: str) -> Tensor:
     return weight[tuple(slice(n) for n in shape)] * ratio
 
 
-def sub_weights(weights: Mapping[str, Tensor], small: nn.Module, depth: int) -> dict[str, Tensor]:
+def sub_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], depth: int) -> dict[str, Tensor]:
     """Weights for a smaller net cut out of those of a large one, by name, with gradient to the large ones.
 
     Args:
         weights: parameters and buffers of the large net, by name.
-        small: a net of the same kind; only its shapes count.
+        shapes: of the weights of a net of the same kind, by name.
         depth: number of its blocks.
     """
     total = 1 + max(int(found[0]) for name in weights if (found := BLOCK.search(name)))
     kept = kept_blocks(depth, total)
-    return {name: part(gathered(weights[BLOCK.sub(lambda m: str(kept[int(m[0])]), name)]), value.shape, name)
-            for name, value in small.state_dict().items()}
+    return {name: part(gathered(weights[BLOCK.sub(lambda m: str(kept[int(m[0])]), name)]), shape, name)
+            for name, shape in shapes.items()}
+
+
+def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of a net's weights, by name."""
+    return {name: value.shape for name, value in net.state_dict().items()}
 
 
 def extract(backbone: Any, width: int, depth: int) -> Any:
@@ -94,21 +99,24 @@ def extract(backbone: Any, width: int, depth: int) -> Any:
     """
     small = backbone.resized(width, depth)
     with torch.no_grad():
-        small.load_state_dict(sub_weights(backbone.state_dict(), small, depth))
+        small.load_state_dict(sub_weights(backbone.state_dict(), shapes_of(small), depth))
     return small.train(backbone.training)
 
 
 class Slices:
-    """Forward passes through slices of patch transformers; holds the shapes of those seen so far and no weights."""
+    """Forward passes through slices of a patch transformer; holds their shapes and no weights.
 
-    def __init__(self) -> None:
-        self.shapes: dict[tuple[int, int], nn.Module] = {}
+    Args:
+        backbone: the whole.
+        sizes: widths and depths of the slices.
+    """
+
+    def __init__(self, backbone: Any, sizes: Iterable[tuple[int, int]]) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self.nets: dict[tuple[int, int], nn.Module] = {size: backbone.resized(*size).to("meta") for size in set(sizes)}
+        self.shapes = {size: shapes_of(net) for size, net in self.nets.items()}
 
     def __call__(self, backbone: Any, width: int, depth: int, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Representation (B, width) of samples by a slice of a backbone, with gradient to the backbone's weights."""
-        if (width, depth) not in self.shapes:
-            with torch.random.fork_rng(devices=[]):
-                self.shapes[width, depth] = backbone.resized(width, depth).to("meta")
-        small = self.shapes[width, depth]
         weights = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-        return functional_call(small, sub_weights(weights, small, depth), (x, length))
+        return functional_call(self.nets[width, depth], sub_weights(weights, self.shapes[width, depth], depth), (x, length))

@@ -21,8 +21,7 @@ from ssl_suite.run import build_method
 from ssl_suite.testing import Case
 from tests.configs import cases, in_turn, model_config
 
-EXPECTED_FAILURES: dict[str, str] = {"ctc": "PyTorch's CTC loss reads the lengths on the host",
-                                     "poa": "the slice is built on the meta device, where fakes cannot go"}
+EXPECTED_FAILURES: dict[str, str] = {"ctc": "PyTorch's CTC loss reads the lengths on the host"}
 """{method: reason}; kept strict."""
 
 

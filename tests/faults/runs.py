@@ -39,6 +39,20 @@ def finish(process: subprocess.Popen[str], timeout: float = 180.0) -> tuple[int,
     return process.returncode, output
 
 
+def killed(process: subprocess.Popen[str], folder: Path, proof: str, how: signal.Signals, timeout: float = 600.0) -> int:
+    """Kill a program (SIGKILL: with all it started) as soon as ``proof`` lies in its folder; returns its exit code."""
+    deadline = time.monotonic() + timeout
+    while not any(folder.glob(proof)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"no {proof}"
+        time.sleep(0.001)
+    if how is signal.SIGKILL:
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)  # to the program alone: it must end what it started
+    return finish(process, 300)[0]
+
+
 def train(folder: Path, *overrides: str) -> str:
     """Run to the end; returns what was printed."""
     code, output = finish(start(folder, *overrides))

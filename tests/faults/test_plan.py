@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.faults.runs import TINY, finish, identical
+from tests.faults.runs import TINY, finish, identical, killed
 
 pytestmark = pytest.mark.faults
 
@@ -47,17 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("student/pseudo_labels.npz", signal.SIGKILL), ("student/checkpoints/*.ckpt", signal.SIGKILL),
     ("student/checkpoints/*.ckpt", signal.SIGTERM)])
 def test_a_killed_plan_ends_the_same(proof: str, how: signal.Signals, whole: Path, tmp_path: Path) -> None:
-    process, deadline = start(tmp_path), time.monotonic() + 600
-    while not any((tmp_path / "st-0").glob(proof)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"no {proof}"
-        time.sleep(0.001)
-    if how is signal.SIGKILL:
-        os.killpg(process.pid, how)
-    else:
-        process.send_signal(how)  # to the plan alone: it must end its stage
-    code, _ = finish(process)
-    assert code == (-how if how is signal.SIGKILL else 128 + how)
+    assert killed(start(tmp_path), tmp_path / "st-0", proof, how) == (-how if how is signal.SIGKILL else 128 + how)
     assert not (tmp_path / "st-0" / "rounds.json").exists(), "killed too late to prove anything"
     code, output = finish(start(tmp_path), 600)
     assert code == 0, output

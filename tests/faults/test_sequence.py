@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.faults.runs import TINY, finish
+from tests.faults.runs import TINY, finish, killed
 
 pytestmark = pytest.mark.faults
 
@@ -45,18 +44,8 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("proof", "how"), [("upright/judged.json", signal.SIGKILL), ("turned/plateau.ckpt", signal.SIGKILL),
                                             ("turned/checkpoints/*.ckpt", signal.SIGTERM)])
 def test_a_killed_sequence_ends_the_same(proof: str, how: signal.Signals, whole: Path, tmp_path: Path) -> None:
-    process, deadline = start(tmp_path), time.monotonic() + 900
     made = tmp_path / "digits" / "infinite_replay-0"
-    while not any(made.glob(proof)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"no {proof}"
-        time.sleep(0.001)
-    if how is signal.SIGKILL:
-        os.killpg(process.pid, how)
-    else:
-        process.send_signal(how)  # to the sequence alone: it must end its run
-    code, _ = finish(process, 300)
-    assert code == (-how if how is signal.SIGKILL else 128 + how)
+    assert killed(start(tmp_path), made, proof, how) == (-how if how is signal.SIGKILL else 128 + how)
     assert not (made / "inverted" / "judged.json").exists(), "killed too late to prove anything"
     code, output = finish(start(tmp_path), 900)
     assert code == 0, output

@@ -77,7 +77,8 @@ def written_out(net: ViT, x: Tensor, width: int, blocks: list[int]) -> Tensor:
 def test_a_slice_is_the_papers(width: int, depth: int, blocks: list[int]) -> None:
     net, x = vit(), torch.randn(3, 1, 8, 8)
     assert kept_blocks(depth, 5) == blocks == np.linspace(0, 4, depth).astype(int).tolist()
-    torch.testing.assert_close(Slices()(net, width, depth, x), written_out(net, x, width, blocks), atol=1e-5, rtol=1e-5)
+    found = Slices(net, [(width, depth)])(net, width, depth, x)
+    torch.testing.assert_close(found, written_out(net, x, width, blocks), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("modality", ["images", "speech", "series"])
@@ -91,20 +92,20 @@ def test_an_extracted_net_equals_the_slice(modality: Modality) -> None:
     small = extract(net, 16, 1)
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters()) / 2
     with torch.no_grad():
-        torch.testing.assert_close(small(x, length), Slices()(net, 16, 1, x, length), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(small(x, length), Slices(net, [(16, 1)])(net, 16, 1, x, length), atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(extract(net, 32, 2)(x, length), net(x, length), atol=1e-6, rtol=1e-6)
     assert small.state_dict().keys() <= net.state_dict().keys()
 
 
 def test_value_and_gradient_are_those_of_the_equations() -> None:
-    method, b = make(), batch()
+    method, b = make(smallest=(0.3, 0.5)), batch()
     method.size = lambda step: (16, 3)  # type: ignore[method-assign]
     twin = copy.deepcopy(method)
     loss = method.step(b).loss
     loss.backward()
     views = twin.views(b, "crop", "crop", "local", "local")
     full = [twin.backbone(x) for x in views]
-    cut = [Slices()(twin.backbone, 16, 3, x) for x in views]
+    cut = [Slices(twin.backbone, [(16, 3)])(twin.backbone, 16, 3, x) for x in views]
 
     def log_p(head: Any, h: Tensor, elastic: bool = False) -> Tensor:
         first, *rest = head.body

@@ -24,7 +24,7 @@ from typing import Unpack
 import torch
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.contrastive import info_nce
+from ssl_suite.functional.contrastive import swapped_info_nce
 from ssl_suite.functional.ema import cosine_momentum, make_teacher
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
@@ -71,5 +71,5 @@ class MoCoV3(Method):
         q0, q1 = (self.predictor(self.projector(h)) for h in (h0, h1))
         with torch.no_grad():
             k0, k1 = (self.teacher_projector(self.teacher_backbone(x, length)) for x in views)
-        loss = info_nce(q0, k1, self.temperature) + info_nce(q1, k0, self.temperature)
+        loss = swapped_info_nce(q0, q1, k0, k1, self.temperature)
         return StepOutput(2.0 * self.temperature * loss, features=h0.detach())

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
-from ssl_suite.functional.contrastive import info_nce
+from ssl_suite.functional.contrastive import swapped_info_nce
 from ssl_suite.functional.precision import full_precision
 from ssl_suite.method import Method, Training
 from ssl_suite.nn.heads import mlp
@@ -73,6 +73,6 @@ class NNCLR(Method):
         z0, z1 = (self.projector(h) for h in (h0, h1))
         p0, p1 = (self.predictor(z) for z in (z0, z1))
         i0, i1 = (nearest(z, support) for z in (z0, z1))
-        loss = (info_nce(support[i0], p1, self.temperature) + info_nce(support[i1], p0, self.temperature)) / 2.0
+        loss = swapped_info_nce(support[i0], support[i1], p0, p1, self.temperature) / 2.0
         self.queue.push(F.normalize(z0.detach().float(), dim=1))
         return StepOutput(loss, {"moved": (i0 != i1).float().mean()}, h0.detach())

@@ -95,7 +95,8 @@ class POA(Method):
         self.teacher_temperature, self.warmup, self.base_momentum = teacher_temperature, warmup, momentum
         self.heads = nn.ModuleList(PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, k) for k in num_prototypes)
         self.teacher_backbone, self.teacher_heads = make_teacher(self.backbone), make_teacher(self.heads)
-        self.sizes, self.slices = sizes(backbone, smallest, favour), Slices()
+        self.sizes = sizes(backbone, smallest, favour)
+        self.slices = Slices(backbone, self.sizes)
 
     @property
     def encoder(self) -> nn.Module:

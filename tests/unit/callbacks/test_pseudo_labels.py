@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,8 +33,7 @@ def epoch(method: nn.Module, believed: list[float], patience: int = 3, monitor: 
     monitor = monitor or PseudoLabelMonitor(patience)
     batch = {"labeled": tiny_batch(SPEC, 2), "unlabeled": tiny_batch(SPEC, 4)}
     for value in believed:
-        trainer = SimpleNamespace(callback_metrics={"train/mask_ratio": torch.tensor(value)})
-        monitor.on_train_batch_end(trainer, method, None, batch, 0)
+        monitor.on_train_batch_end(None, method, {"logs": {"mask_ratio": torch.tensor(value)}}, batch, 0)
     monitor.on_train_epoch_end(None, method)
 
 
@@ -45,7 +43,7 @@ def test_a_model_that_learns_from_its_guesses_is_left_alone() -> None:
         warnings.simplefilter("error")
         epoch(method, [0.0, 0.0, 0.5, 0.0, 0.0])
         monitor: Any = PseudoLabelMonitor()
-        monitor.on_train_batch_end(SimpleNamespace(callback_metrics={}), method, None, tiny_batch(SPEC, 4), 0)
+        monitor.on_train_batch_end(None, method, {"logs": {}}, tiny_batch(SPEC, 4), 0)
         monitor.on_train_epoch_end(None, method)  # no unlabelled batches
     assert method.training
 

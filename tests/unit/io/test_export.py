@@ -137,7 +137,8 @@ def test_a_slice_is_exported_as_a_net_of_its_own(tmp_path: Path, monkeypatch: py
     small, spec = load_exported(tmp_path / "export" / "backbone.safetensors")
     assert (spec, small.num_features) == (PICTURES, 16)
     with torch.no_grad():
-        torch.testing.assert_close(small(example(spec)), Slices()(backbone, 16, 1, example(spec)), atol=1e-6, rtol=1e-6)
+        expected = Slices(backbone, [(16, 1)])(backbone, 16, 1, example(spec))
+        torch.testing.assert_close(small(example(spec)), expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "message"), [(["--width", "24"], "multiple of 16"), (["--depth", "3"], "lie within")])

@@ -1,7 +1,7 @@
 """Does one plateau forget less than a cosine for each data set? Masked digits in three domains, one after the other.
 
-    python scripts/continual_digits.py --csv masked_digits.csv                 # seeds 0, 1 and 2 at one rate for all
-    python scripts/continual_digits.py --seeds 10 11 --rates 1e-3 3e-3 1e-2    # for choosing others
+    python scripts/masked_digits.py --csv masked_digits.csv                 # seeds 0, 1 and 2 at one rate for all
+    python scripts/masked_digits.py --seeds 10 11 --rates 1e-3 3e-3 1e-2    # for choosing others
 
 A perceptron 128-256-256-64 rebuilds the hidden 60 % of the 2x2 patches of scikit-learn's digits from the others and the mask
 (the small masked autoencoder on which Singh et al., "Beyond Cosine Decay", CoLLAs 2025, arXiv 2503.02844, is tried here), 500 steps
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import itertools
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,8 @@ from torch import Tensor, nn
 from datamodules.images.digits import changed
 from ssl_suite.data.splits import hold_out
 from ssl_suite.optim import Constant, Cosine, Infinite
+from ssl_suite.programs import write_rows
+from ssl_suite.summary import commit
 
 SEQUENCES = {"brutal": ("upright", "turned", "inverted"), "mild": ("upright", "tilted", "dimmed")}
 RATES = {"cosine": 3e-3, "infinite": 3e-3, "constant": 3e-3}
@@ -123,10 +124,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = table(args.sequences, args.arms, [bool(r) for r in args.replay], args.seeds, args.rates)
     if args.csv:
-        with args.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(args.csv, [{**row, "commit": commit()} for row in rows])
     columns = ("mean", "first", "newest", "annealing")
     sys.stdout.write(f"{'':34}" + "".join(f"{c:>18}" for c in columns) + "\n")
     for key in dict.fromkeys((row["sequence"], row["arm"], row["rate"]) for row in rows):
