@@ -60,8 +60,6 @@ class Method(L.LightningModule):
         self.schedule = schedule or Cosine()
         self.progress = 0.0
 
-    # What a method says -------------------------------------------------------------------------------------------
-
     def step(self, batch: Batch) -> StepOutput:
         """Loss of one batch. Nothing in here may wait for the device."""
         raise NotImplementedError
@@ -91,8 +89,6 @@ class Method(L.LightningModule):
         """Optimizer groups; one with a ``schedule`` of its own follows that in place of the method's."""
         return parameter_groups(self)
 
-    # What every method shares -------------------------------------------------------------------------------------
-
     def forward(self, batch: Batch) -> Tensor:
         """Representations (B, D) of clean samples."""
         return self.encoder(self.views(batch, "clean")[0], batch.get("length"))
@@ -104,7 +100,11 @@ class Method(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         self.progress = self.global_step / max(1, self.trainer.estimated_stepping_batches)
-        out, size = self.step(batch), len(batch["x"] if "x" in batch else batch["unlabeled"]["x"])
+        return self.report(self.step(batch), batch)
+
+    def report(self, out: StepOutput, batch: Batch) -> dict[str, Any]:
+        """Log what a step gave, and hand callbacks the same."""
+        size = len(batch["x"] if "x" in batch else batch["unlabeled"]["x"])
         self.log("train/loss", out.loss.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": value for name, value in out.logs.items()}, batch_size=size)
         return {"loss": out.loss, "features": out.features, "logs": out.logs}
@@ -117,8 +117,8 @@ class Method(L.LightningModule):
 
     def _evaluate(self, batch: Batch, part: str) -> None:
         for name, (total, count) in self.score(batch).items():
-            bar = self.tags.target != "mask"
-            self.log(f"{part}/{name}", total / max(count, 1), bar, batch_size=count, on_epoch=True, sync_dist=True)
+            self.log(f"{part}/{name}", total / max(count, 1), self.tags.target != "mask", batch_size=count, on_epoch=True,
+                     sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self._mean_iou("val")
@@ -135,14 +135,13 @@ class Method(L.LightningModule):
         rates = [group.pop("schedule", self.schedule) for group in groups]
         factors: list[Any] = [lambda step, rate=rate: rate(step, total) for rate in rates]
         optimizer = self.make_optimizer(groups)
-        scheduler = {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factors), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move the teachers: Lightning calls this once per optimizer step, not per accumulated batch."""
         super().optimizer_step(*args, **kwargs)
-        if self.teachers:
-            self.update_teachers(self.trainer.global_step + 1, int(self.trainer.estimated_stepping_batches))
+        self.update_teachers(self.trainer.global_step + 1, int(self.trainer.estimated_stepping_batches))
 
     def update_teachers(self, step: int, total: int) -> None:
         """Move every teacher towards its student."""

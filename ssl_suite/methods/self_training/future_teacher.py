@@ -118,10 +118,7 @@ class FutureTeacher(FixMatchSegmentation):
         out = self.descend(now, optimizer)
         self.update_teachers(step, total)
         self.lr_schedulers().step()  # type: ignore[union-attr]
-        size = len(batch["unlabeled"]["x"])
-        self.log("train/loss", out.loss.detach(), prog_bar=True, batch_size=size)
-        self.log_dict({f"train/{name}": value for name, value in out.logs.items()}, batch_size=size)
-        return {"loss": out.loss.detach(), "features": out.features}
+        return {**self.report(out, batch), "loss": out.loss.detach()}
 
     def look_ahead(self, batches: list[Batch], optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
         """Steps on trial: the teacher keeps what comes of them, the student nothing."""
