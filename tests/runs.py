@@ -12,7 +12,7 @@ from ssl_suite.batch import Tags
 from ssl_suite.run import fit
 from tests.configs import composed
 
-QUICK = ("debug=two_steps", "data.batch_size=8", "data.mu=2")
+QUICK = ("debug=two_steps", "trainer.precision=32-true", "data.batch_size=8", "data.mu=2")
 
 
 def images(folder: Path) -> Path:

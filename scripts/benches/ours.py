@@ -18,9 +18,9 @@ from ssl_suite.backbones.images import ResNet, ViT, WideResNet
 from ssl_suite.backbones.series import SeriesConvNet
 from ssl_suite.backbones.speech import Wav2Vec2
 from ssl_suite.batch import Spec
+from ssl_suite.devices import keep_freed_memory
 from ssl_suite.functional.adaptation import entropy
 from ssl_suite.functional.probes import knn_accuracy
-from ssl_suite.memory import keep_freed_memory
 from ssl_suite.method import Method
 from ssl_suite.methods.adaptation.tent import Tent
 from ssl_suite.methods.pretraining.mae import MAE

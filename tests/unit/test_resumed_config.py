@@ -44,3 +44,11 @@ def test_float16_is_refused(precision: str, refused: bool, tmp_path: Path) -> No
         return
     with pytest.raises(ConfigError, match=r"trainer\.precision=16-mixed.*bf16-mixed"):
         build_trainer(cfg, tmp_path, tiny_spec("images"))
+
+
+@pytest.mark.parametrize(("able", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_is_settled_once(able: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssl_suite.run.multiplies_bfloat16", lambda accelerator: able)
+    cfg = composed("model=mae", "data=digits", "callbacks.progress=null", folder=str(tmp_path))
+    assert build_trainer(cfg, tmp_path, tiny_spec("images")).precision == precision
+    assert cfg["trainer"]["precision"] == precision  # what config.yaml keeps

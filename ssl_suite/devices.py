@@ -1,11 +1,21 @@
-"""Memory of the CPU."""
+"""What the machine is good at."""
 
 from __future__ import annotations
 
 import ctypes
 
+import torch
+
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Names of glibc's ``malloc.h``."""
+
+
+def multiplies_bfloat16(accelerator: str) -> bool:
+    """Whether the device that an accelerator of Lightning's stands for has instructions of its own for products in bfloat16."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return accelerator in ("auto", "cpu") and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def keep_freed_memory() -> bool:

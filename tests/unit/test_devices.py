@@ -1,0 +1,55 @@
+"""What the machine is good at: bfloat16, and keeping freed memory for the next step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ssl_suite.devices import multiplies_bfloat16
+
+CODE = """
+import resource, torch
+from ssl_suite.devices import keep_freed_memory
+kept = keep_freed_memory() if {keep} else None
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(kept, sorted(faults() for _ in range(31))[15])
+"""
+
+
+def page_faults(keep: bool) -> tuple[str, int]:
+    """What the function returned, and the page faults of a tensor of 64 MB where such were freed before: the median of many."""
+    code = CODE.format(keep=keep)
+    kept, faults = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return kept, int(faults)
+
+
+def test_the_next_tensor_takes_the_place_of_the_last() -> None:
+    kept, faults = page_faults(keep=True)
+    if kept == "False":
+        pytest.skip("the C library is not glibc")
+    assert faults < 100
+    assert page_faults(keep=False)[1] > 10 * max(faults, 1)
+
+
+@pytest.mark.parametrize(("able", "good"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"bf16": True}, True),
+                                            ({"avx512_bf16": False, "avx2": True}, False)])
+def test_a_cpu_with_instructions_for_bfloat16(able: dict[str, bool], good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert multiplies_bfloat16("cpu") is multiplies_bfloat16("auto") is good
+    assert not multiplies_bfloat16("mps")
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_gpu_that_does_not_emulate_bfloat16(good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not good})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: good and not including_emulation)
+    assert multiplies_bfloat16("gpu") is multiplies_bfloat16("auto") is good
+    assert multiplies_bfloat16("cpu") is not good
