@@ -9,13 +9,14 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
-from datamodules.processes import limited, pinned, place
+from datamodules.loader import Decode, loader
+from datamodules.processes import limited, place
 from datamodules.pseudo import mixed_sampler, read_pseudo_labels
 from datamodules.semi import semi_loader
 from ssl_suite.batch import Modality, Spec
 from ssl_suite.data.protocol import Protocol, divide, label
 from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler, ShuffledSampler
-from ssl_suite.data.sources import Indexed, Source, as_is
+from ssl_suite.data.sources import Indexed, Source
 from ssl_suite.data.statistics import describe
 from ssl_suite.views import Op, Views
 
@@ -43,6 +44,7 @@ class SourceDataModule(L.LightningDataModule):
     modality: ClassVar[Modality]
     actions: ClassVar[int] = 0  # numbers in an action
     masks: ClassVar[bool] = False  # a class for every pixel
+    decode: Decode = "workers"  # who decodes pictures
 
     def __init__(self, *, batch_size: int = 128, num_workers: int = 0, seed: int = 0,
                  views: Mapping[str, Sequence[Op]] | None = None, mu: int = 7, val_fraction: float = 0.1,
@@ -158,5 +160,5 @@ class SourceDataModule(L.LightningDataModule):
         return self._loader(Indexed(source, self.targets if labeled else None, labeled), sampler)
 
     def _loader(self, dataset: Indexed, sampler: Any) -> DataLoader[Any]:
-        return DataLoader(dataset, batch_sampler=sampler, num_workers=self.num_workers, collate_fn=as_is,
-                          pin_memory=pinned(self.trainer), persistent_workers=self.num_workers > 0)
+        dataset.encoded = self.decode == "device"
+        return loader(dataset, sampler, self.num_workers, self.trainer)

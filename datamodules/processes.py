@@ -10,11 +10,6 @@ def place(trainer: L.Trainer | None) -> tuple[int, int]:
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
 
-def pinned(trainer: L.Trainer | None) -> bool:
-    """Whether batches are to lie in pinned memory."""
-    return bool(trainer and trainer.strategy.root_device.type == "cuda")
-
-
 def limited(trainer: L.Trainer | None, steps: int | None) -> int | None:
     """Batches per epoch, with Lightning's limit taken into account so that positions and epochs agree."""
     limit = trainer.limit_train_batches if trainer else None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import SourceDataModule
+from datamodules.loader import Decode, decoder
 from ssl_suite.data.arrays import (
     ArrayFile,
     as_pictures,
@@ -43,6 +44,7 @@ class ImageArraysDataModule(SourceDataModule):
             is brought to it, the middle kept. None unpacks them.
         max_bad: with ``size``, unreadable pictures to put up with in each process; each is replaced by a fixed other one
             of its class.
+        decode: with ``size``, who decodes: ``workers``, or ``device`` (`datamodules.loader.DeviceLoader`).
         common: see `SourceDataModule`.
 
     Raises:
@@ -55,10 +57,11 @@ class ImageArraysDataModule(SourceDataModule):
     def __init__(self, path: str | Path, *, x: str | None = None, y: str | None = None,
                  test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.2,
                  max_train: int | None = None, max_test: int | None = None, size: int | None = None, max_bad: int = 10,
-                 **common: Any) -> None:
+                 decode: Decode = "workers", **common: Any) -> None:
         super().__init__(**common)
         if size is not None and size < 1:
             raise ValueError(f"data.size={size} must be at least 1 pixel")
+        self.decode = decoder(decode, size)
         self.path, self.x, self.y, self.test_where, self.test_fraction = path, x, y, test_where, test_fraction
         self.limits, self.size, self.max_bad = {"train": max_train, "test": max_test}, size, max_bad
         self.names: tuple[str, ...] = ()

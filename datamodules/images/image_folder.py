@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import SourceDataModule
+from datamodules.loader import Decode, decoder
 from ssl_suite.data.arrays import class_numbers, divide_rows
 from ssl_suite.data.files import PICTURES, Columns, Encoded, EncodedSource, PictureFiles, scan
 from ssl_suite.data.sources import Source
@@ -24,6 +25,7 @@ class ImageFolderDataModule(SourceDataModule):
         test_where: test rows, as ``{labels: [cat]}``; None follows the folders ``train`` and ``test`` where there are.
         test_fraction: share held out where there are no such folders.
         max_bad: unreadable files to put up with in each process; each is replaced by a fixed other one of its class.
+        decode: who decodes: ``workers``, or ``device`` (`datamodules.loader.DeviceLoader`).
         common: see `SourceDataModule`.
 
     Raises:
@@ -34,10 +36,11 @@ class ImageFolderDataModule(SourceDataModule):
     modality = "images"
 
     def __init__(self, path: str | Path, *, size: int = 64, test_where: Mapping[str, Sequence[Any]] | None = None,
-                 test_fraction: float = 0.2, max_bad: int = 10, **common: Any) -> None:
+                 test_fraction: float = 0.2, max_bad: int = 10, decode: Decode = "workers", **common: Any) -> None:
         super().__init__(**common)
         if size < 1:
             raise ValueError(f"data.size={size} must be at least 1 pixel")
+        self.decode = decoder(decode, size)
         self.path, self.size, self.test_where = path, size, test_where
         self.test_fraction, self.max_bad = test_fraction, max_bad
         self.names: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms.v2 import functional as tv
 
 from ssl_suite.batch import Batch
@@ -97,7 +97,12 @@ def decode_picture(encoded: Path | Tensor, size: int) -> Tensor:
     Raises:
         RuntimeError: the content is damaged or no picture.
     """
-    x = decode_image(encoded if isinstance(encoded, Tensor) else str(encoded), ImageReadMode.RGB, apply_exif_orientation=True)
+    content = encoded if isinstance(encoded, Tensor) else str(encoded)
+    return to_square(decode_image(content, ImageReadMode.RGB, apply_exif_orientation=True), size)
+
+
+def to_square(x: Tensor, size: int) -> Tensor:
+    """A picture (3, H, W) as (3, size, size): the shorter side brought to ``size``, the middle kept."""
     return tv.center_crop(tv.resize(x, [size], antialias=True), [size, size])
 
 
@@ -169,10 +174,21 @@ class EncodedSource:
             ValueError: more than ``max_bad`` pictures cannot be read.
         """
         found = {i: self._picture(i) for i in np.unique(indices).tolist()}  # in the order in which they lie
-        batch: Batch = {"x": torch.stack([found[i] for i in indices.tolist()])}
-        if self.targets is not None:
-            batch["y"] = torch.from_numpy(self.targets[indices].astype(np.int64))
-        return batch
+        return {"x": torch.stack([found[i] for i in indices.tolist()]), **self._classes(indices)}
+
+    def encoded(self, indices: np.ndarray) -> Batch:
+        """Contents of the files, ``encoded``: a list of uint8 (bytes,), empty where one cannot be had; and their classes."""
+        return {"encoded": [self._content(i) for i in indices.tolist()], **self._classes(indices)}
+
+    def _classes(self, indices: np.ndarray) -> Batch:
+        return {} if self.targets is None else {"y": torch.from_numpy(self.targets[indices].astype(np.int64))}
+
+    def _content(self, i: int) -> Tensor:
+        try:
+            found = self.pictures.read(i)
+            return found if isinstance(found, Tensor) else read_file(str(found))
+        except (RuntimeError, OSError):
+            return torch.empty(0, dtype=torch.uint8)
 
     def _picture(self, i: int) -> Tensor:
         for j in self._candidates(i):

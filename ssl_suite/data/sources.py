@@ -136,10 +136,13 @@ class Indexed(Dataset[Batch]):
         source: where the samples come from.
         targets: labels to give instead of the source's own (noisy labels, say): classes (N,), or soft targets (N, K).
         labeled: False drops ``y``, so that nothing downstream can see a label by accident.
+
+    Attributes:
+        encoded: ask the source for ``encoded`` pictures in the place of ``x``; for `ssl_suite.data.files.EncodedSource`.
     """
 
     def __init__(self, source: Source, targets: np.ndarray | None = None, labeled: bool = True) -> None:
-        self.source, self.targets, self.labeled = source, targets, labeled
+        self.source, self.targets, self.labeled, self.encoded = source, targets, labeled, False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -149,7 +152,7 @@ class Indexed(Dataset[Batch]):
 
     def __getitems__(self, pairs: list[tuple[int, int]]) -> Batch:
         epochs, indices = np.array(pairs, dtype=np.int64).T
-        batch = self.source.fetch(indices)
+        batch: Batch = self.source.encoded(indices) if self.encoded else self.source.fetch(indices)  # type: ignore[attr-defined]
         batch["index"], batch["epoch"] = torch.from_numpy(indices.copy()), torch.from_numpy(epochs.copy())
         if not self.labeled:
             batch.pop("y", None)
