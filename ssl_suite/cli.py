@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ssl_suite.config import ConfigError, nearest
+from ssl_suite.devices import native_precision
 
 
 def run_folder(root: str, name: str, resume: str | None) -> str:
@@ -58,6 +59,7 @@ def started() -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("native_precision", native_precision, replace=True)
 OmegaConf.clear_resolver("oc.env")  # a config, which is saved with the run, cannot read secrets from the environment
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 
 import torch
 
@@ -10,12 +11,17 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Names of glibc's ``malloc.h``."""
 
 
-def multiplies_bfloat16(accelerator: str) -> bool:
-    """Whether the device that an accelerator of Lightning's stands for has instructions of its own for products in bfloat16."""
+def native_precision(accelerator: str) -> str:
+    """Lightning's name of the precision that the device of an accelerator is good at.
+
+    ``bf16-mixed`` where it has instructions of its own for products in bfloat16, ``32-true`` elsewhere.
+    """
+    able: Mapping[str, object] = {}
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return accelerator in ("auto", "cpu") and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        able = {"bf16": torch.cuda.is_bf16_supported(including_emulation=False)}
+    elif accelerator in ("auto", "cpu"):
+        able = torch.cpu.get_capabilities()
+    return "bf16-mixed" if any(able.get(name) for name in ("bf16", "avx512_bf16", "amx_bf16")) else "32-true"
 
 
 def keep_freed_memory() -> bool:

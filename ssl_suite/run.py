@@ -27,7 +27,7 @@ from ssl_suite.batch import Spec, Tags
 from ssl_suite.callbacks.pictures import Pictures
 from ssl_suite.callbacks.resume import ResumeState
 from ssl_suite.config import ConfigError, check_target, nearest, refuse_scripted, validate
-from ssl_suite.devices import keep_freed_memory, multiplies_bfloat16
+from ssl_suite.devices import keep_freed_memory
 from ssl_suite.evaluation import dtw_score, judge, raw_features
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, newest_checkpoint, whole_file
 from ssl_suite.io.weights import load_backbone, read_description, save_backbone
@@ -229,13 +229,7 @@ class SpecInCheckpoint(L.Callback):
 
 
 def build_trainer(cfg: dict[str, Any], folder: Path, spec: Spec) -> L.Trainer:
-    """The trainer with callbacks, loggers and the safe checkpoint writer; on a CPU the process keeps the memory it frees.
-
-    In ``cfg`` an automatic precision is replaced by what the device is good at, so that the run keeps it wherever it is resumed.
-    """
-    if cfg["trainer"].get("precision") == "auto":
-        able = multiplies_bfloat16(cfg["trainer"].get("accelerator", "auto"))
-        cfg["trainer"]["precision"] = "bf16-mixed" if able else "32-true"
+    """The trainer with callbacks, loggers and the safe checkpoint writer; on a CPU the process keeps the memory it frees."""
     if str(cfg["trainer"].get("precision")).startswith("16"):
         raise ConfigError(f"trainer.precision={cfg['trainer']['precision']}: float16 leaves out steps whose gradients overflow, "
                           "and teachers and schedules would move all the same; use bf16-mixed")

@@ -85,6 +85,8 @@ def learner(method: Method, batch: dict[str, Any], given: Given, watch: Watch, p
 
 def crops(given: Given, watch: Watch) -> Work:
     """One view of the kind ``crop`` of each picture."""
+    if given.device.type == "cpu":
+        keep_freed_memory()
     batch = batch_of(pictures(given), given)
     views = views_of(given)[1].to(given.device)
     return lambda: views(batch, "crop")

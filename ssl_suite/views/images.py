@@ -172,8 +172,9 @@ def shift_hue(x: Tensor, turn: Tensor) -> Tensor:
     safe = torch.where(chroma > 0, chroma, 1.0)
     hue = torch.where(high == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe)
     hue = torch.where(high == red, (green - blue) / safe, hue) + 6.0 * turn.view(-1, 1, 1)
-    k = (hue[:, None] + torch.arange(5, 0, -2, device=x.device).view(1, 3, 1, 1)) % 6.0
-    return high[:, None] - chroma[:, None] * torch.minimum(k, 4.0 - k).clamp_(0.0, 1.0)
+    k = hue[:, None] + torch.arange(5, 0, -2, device=x.device).view(1, 3, 1, 1)
+    k.sub_(torch.floor(k / 6.0).mul_(6.0))  # k modulo 6, several times as fast as %
+    return high[:, None] - chroma[:, None] * k.sub_(2.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0)
 
 
 def mix_in(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:

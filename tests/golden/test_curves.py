@@ -23,9 +23,8 @@ CURVES = sorted(Path(__file__).parent.glob("*.json"))
 def test_curve(path: Path, tmp_path: Path) -> None:
     golden = json.loads(path.read_text())
     folder = run(tmp_path, *golden["overrides"], "evaluation.probes=false", "callbacks.pictures=null", "callbacks.knn=null",
-                 "trainer.max_epochs=1", "trainer.limit_train_batches=6", "trainer.limit_val_batches=0",
-                 "trainer.log_every_n_steps=1",
-                 quick=False)
+                 "trainer.precision=32-true", "trainer.max_epochs=1", "trainer.limit_train_batches=6",
+                 "trainer.limit_val_batches=0", "trainer.log_every_n_steps=1", quick=False)
     with (folder / "metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
     if os.environ.get("SSL_SUITE_GOLDEN") == "write":

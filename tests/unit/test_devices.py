@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from ssl_suite.devices import multiplies_bfloat16
+from ssl_suite.devices import native_precision
 
 CODE = """
 import resource, torch
@@ -37,13 +37,13 @@ def test_the_next_tensor_takes_the_place_of_the_last() -> None:
     assert page_faults(keep=False)[1] > 10 * max(faults, 1)
 
 
-@pytest.mark.parametrize(("able", "good"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"bf16": True}, True),
-                                            ({"avx512_bf16": False, "avx2": True}, False)])
-def test_a_cpu_with_instructions_for_bfloat16(able: dict[str, bool], good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("able", "precision"), [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": True}, "bf16-mixed"),
+                                                 ({"bf16": True}, "bf16-mixed"), ({"avx512_bf16": False, "avx2": True}, "32-true")])
+def test_a_cpu_with_instructions_for_bfloat16(able: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert multiplies_bfloat16("cpu") is multiplies_bfloat16("auto") is good
-    assert not multiplies_bfloat16("mps")
+    assert native_precision("cpu") == native_precision("auto") == precision
+    assert native_precision("mps") == "32-true"
 
 
 @pytest.mark.parametrize("good", [True, False])
@@ -51,5 +51,5 @@ def test_a_gpu_that_does_not_emulate_bfloat16(good: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not good})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: good and not including_emulation)
-    assert multiplies_bfloat16("gpu") is multiplies_bfloat16("auto") is good
-    assert multiplies_bfloat16("cpu") is not good
+    assert native_precision("gpu") == native_precision("auto") == ("bf16-mixed" if good else "32-true")
+    assert native_precision("cpu") == ("32-true" if good else "bf16-mixed")

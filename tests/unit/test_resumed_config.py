@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ssl_suite.config import ConfigError
+from ssl_suite.devices import native_precision
 from ssl_suite.run import build_trainer, check_same_run
 from ssl_suite.testing import tiny_spec
 from tests.configs import composed
@@ -46,9 +47,7 @@ def test_float16_is_refused(precision: str, refused: bool, tmp_path: Path) -> No
         build_trainer(cfg, tmp_path, tiny_spec("images"))
 
 
-@pytest.mark.parametrize(("able", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_precision_is_settled_once(able: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssl_suite.run.multiplies_bfloat16", lambda accelerator: able)
-    cfg = composed("model=mae", "data=digits", "callbacks.progress=null", folder=str(tmp_path))
-    assert build_trainer(cfg, tmp_path, tiny_spec("images")).precision == precision
-    assert cfg["trainer"]["precision"] == precision  # what config.yaml keeps
+@pytest.mark.parametrize("trainer", ["cpu", "gpu", "ddp", "fsdp"])
+def test_precision_is_settled_when_the_config_is_read(trainer: str) -> None:
+    given = composed("model=mae", "data=digits", f"trainer={trainer}")["trainer"]
+    assert given["precision"] == native_precision(given["accelerator"])
