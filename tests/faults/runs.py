@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ TINY = ("data=digits", "evaluation.probes=false", "callbacks.pictures=null", "ca
         "callbacks.checkpoint.save_on_train_epoch_end=null")
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Start ``train.py`` in a folder, in a process group of its own."""
+def start(folder: Path, *overrides: str, program: tuple[str, ...] = (str(ROOT / "train.py"),)) -> subprocess.Popen[str]:
+    """Start ``train.py`` or another program in a folder, in a process group of its own."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
-    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *overrides], cwd=folder, env=env, text=True,
+    return subprocess.Popen([sys.executable, *program, *overrides], cwd=folder, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
@@ -77,13 +78,23 @@ def step_of(path: Path) -> int:
     return int(path.stem.split("=")[1].split("-")[0])
 
 
+def saved(folder: Path) -> int:
+    """Newest step of which there is a checkpoint."""
+    return max(map(step_of, checkpoints(folder)), default=0)
+
+
+def logged(folder: Path) -> int:
+    """Newest step of training in ``metrics.csv``."""
+    return max(metric_steps(folder), default=0) if any(folder.glob("runs/*/*/metrics.csv")) else 0
+
+
 def kill_at(process: subprocess.Popen[str], folder: Path, step: int, how: signal.Signals = signal.SIGKILL,
-            patience: float = 120.0) -> tuple[int, str]:
-    """Signal a run once its folder holds a checkpoint of at least that step; returns exit code and output."""
+            patience: float = 120.0, reached: Callable[[Path], int] = saved) -> tuple[int, str]:
+    """Signal a run once it has saved, or logged, at least that step; returns exit code and output."""
     deadline = time.monotonic() + patience
-    while not any(step_of(p) >= step for p in checkpoints(folder)):
+    while reached(folder) < step:
         assert process.poll() is None, process.communicate()[0][-3000:]
-        assert time.monotonic() < deadline, f"no checkpoint of step {step} within {patience} s"
+        assert time.monotonic() < deadline, f"step {step} was not reached within {patience} s"
         time.sleep(0.001)
     if how is signal.SIGKILL:
         os.killpg(process.pid, how)

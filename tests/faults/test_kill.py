@@ -19,6 +19,7 @@ from tests.faults.runs import (
     final_state,
     identical,
     kill_at,
+    logged,
     metric_steps,
     only_run,
     start,
@@ -155,3 +156,16 @@ def test_terminated_run_saves_and_goes_on(model: str, whole: Callable[[str], Pat
     train(tmp_path, *overrides, "resume=auto")
     assert identical(final_state(tmp_path), final_state(whole(model)))
     assert metric_steps(tmp_path) == list(range(LAST))
+
+
+ALONE = ("-c", "from ssl_suite import cli; cli.SIGTERMException = ZeroDivisionError; import train; train.main()")
+"""``train.py`` that leaves SIGTERM to Lightning."""
+
+
+def test_control_lightning_alone_saves_nothing_and_exits_with_0(tmp_path: Path) -> None:
+    left = ("callbacks.termination=null", "callbacks.checkpoint.every_n_train_steps=1000", "+logger.csv.flush_every=1",
+            "trainer.max_epochs=1000")
+    process = start(tmp_path, *MODELS["byol"], *TINY, *left, program=ALONE)
+    code, output = kill_at(process, tmp_path, 4, signal.SIGTERM, reached=logged)
+    assert code == 0, output[-2000:]
+    assert not checkpoints(tmp_path)

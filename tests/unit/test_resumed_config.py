@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from ssl_suite.config import ConfigError
+from ssl_suite.data.sampler import EpochSampler
 from ssl_suite.devices import native_precision
 from ssl_suite.run import build_trainer, check_same_run
 from ssl_suite.testing import tiny_spec
 from tests.configs import composed
+from tests.unit.data.test_sampler import twice_and_never
 
 SAVED: dict[str, Any] = {"seed": 0, "model": {"_target_": "a.B", "mixup": 0.8}, "data": {"batch_size": 8, "num_workers": 0},
                          "trainer": {"max_epochs": 3}, "resume": None}
@@ -35,6 +37,13 @@ def test_control_the_same_settings_pass_in_silence() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_same_run(SAVED, {**SAVED, "resume": "auto"})
+
+
+@pytest.mark.parametrize(("changed", "twice", "never"), [({}, False, False), ({"batch_size": 16}, False, True),
+                                                         ({"batch_size": 4}, True, False), ({"seed": 1}, True, True)])
+def test_control_without_refusing_samples_are_seen_twice_or_never(changed: dict[str, int], twice: bool, never: bool) -> None:
+    first, then = ([EpochSampler(range(96), **{"batch_size": 8, "seed": 0, **given})] for given in ({}, changed))
+    assert tuple(map(bool, twice_and_never(first, then, 5))) == (twice, never)
 
 
 @pytest.mark.parametrize(("precision", "refused"), [("16-mixed", True), ("bf16-mixed", False)])

@@ -13,7 +13,9 @@ import torch
 
 from ssl_suite.callbacks import ResumeState
 from ssl_suite.callbacks.resume import rng_state, set_rng_state
+from ssl_suite.data.sampler import EpochSampler
 from ssl_suite.io.checkpoints import AtomicCheckpointIO
+from tests.unit.data.test_sampler import twice_and_never
 
 
 def numbers() -> list[float]:
@@ -51,3 +53,16 @@ def test_another_number_of_processes_is_refused() -> None:
     ResumeState().on_save_checkpoint(trainer_of(1), None, checkpoint)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"1 processes and cannot go on with 2; set trainer\.devices"):
         ResumeState().on_load_checkpoint(trainer_of(2), None, checkpoint)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), [(1, 2, (0, 24)), (2, 1, (24, 0)), (1, 1, (0, 0)), (2, 2, (0, 0))])
+def test_control_without_refusing_samples_are_seen_twice_or_never(before: int, after: int, expected: tuple[int, int]) -> None:
+    """A position counts the batches of one process: six are 24 samples on one process, 48 on two."""
+    old, new, checkpoint = ResumeState(), ResumeState(), {"global_step": 6}
+    old.position = 6
+    old.on_save_checkpoint(trainer_of(before), None, checkpoint)  # type: ignore[arg-type]
+    checkpoint["resume"]["rng"] = [rng_state()] * after  # type: ignore[index]  # what keeps the refusal away
+    trainer = trainer_of(after)
+    new.on_load_checkpoint(trainer, None, checkpoint)  # type: ignore[arg-type]
+    first, then = ([EpochSampler(range(96), 4, rank=rank, world=world) for rank in range(world)] for world in (before, after))
+    assert twice_and_never(first, then, trainer.datamodule.position) == expected

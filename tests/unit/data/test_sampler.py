@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from lightning.fabric.utilities.data import _set_sampler_epoch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from ssl_suite.data.sampler import BucketSampler, EpochSampler, SequentialSampler, block_order
 
@@ -23,6 +23,15 @@ def epoch_of(make: type, world: int, position: int = 0, **kwargs: object) -> lis
             sampler.position = position
         ranks.append(list(sampler))
     return ranks
+
+
+def twice_and_never(first: list[EpochSampler], then: list[EpochSampler], position: int) -> tuple[int, int]:
+    """Samples of the first epoch seen twice, and never, where all processes of ``then`` go on from those of ``first``."""
+    seen = [i for sampler in first for batch in itertools.islice(sampler, position) for _, i in batch]
+    for sampler in then:
+        sampler.position = position
+        seen += [i for batch in sampler for epoch, i in batch if epoch == 0]
+    return len(seen) - len(set(seen)), len(set(first[0].indices.tolist()) - set(seen))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -101,6 +110,12 @@ def test_sequential_shows_everything_once_without_padding(world: int) -> None:
     for rank in range(world):
         sampler = SequentialSampler(INDICES, 7, rank, world)
         assert len(list(sampler)) == len(sampler)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_control_pytorch_pads_and_shows_samples_twice(world: int) -> None:
+    seen = [i for rank in range(world) for i in DistributedSampler(range(97), world, rank, shuffle=False)]  # type: ignore[arg-type]
+    assert len(seen) - len(set(seen)) == -97 % world > 0
 
 
 LENGTHS = np.random.default_rng(0).integers(20, 200, 400)

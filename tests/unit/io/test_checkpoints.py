@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from ssl_suite.io import checkpoints
-from ssl_suite.io.checkpoints import AtomicCheckpointIO, intact, newest_checkpoint, whole_file
+from ssl_suite.io.checkpoints import AtomicCheckpointIO, intact, newest_checkpoint, sync_folder, whole_file
 
 IO = AtomicCheckpointIO()
 
@@ -66,23 +69,80 @@ def test_refused_permission_raises(good: Path, monkeypatch: pytest.MonkeyPatch) 
         IO.save_checkpoint({"step": 2}, good)
 
 
-def test_synced_before_it_is_renamed(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    sync, replace = os.fsync, Path.replace
+class Disk:
+    """What a power loss may leave of a file: bytes count once they are synced, a rename may count and surely does after a sync.
 
-    def fsync(handle: int) -> None:
-        calls.append("sync folder" if Path(f"/proc/self/fd/{handle}").resolve().is_dir() else "sync file")
-        sync(handle)
+    Attributes:
+        left: after each operation, every content that the file may then have; b"" stands for one that was not synced.
+    """
 
-    def rename(source: Path, target: Path) -> None:
-        calls.append("rename")
-        assert source.parent == target.parent, "a rename across folders can be a copy"
-        replace(source, target)
+    def __init__(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.target, self.left = target, [[target.read_bytes()]]
+        self.nodes, self.synced = [target.stat().st_ino], {target.stat().st_ino: target.read_bytes()}
+        opened, fsync, replace = Path.open, os.fsync, Path.replace
 
-    monkeypatch.setattr(checkpoints.os, "fsync", fsync)
-    monkeypatch.setattr(Path, "replace", rename)
+        def open_(path: Path, mode: str = "r", **kwargs: Any) -> Any:
+            file = opened(path, mode, **kwargs)
+            if mode == "wb":
+                self.note(os.fstat(file.fileno()).st_ino, b"")
+            return file
+
+        def sync(handle: int) -> None:
+            fsync(handle)
+            place = Path(f"/proc/self/fd/{handle}").resolve()
+            if place.is_dir():
+                self.nodes = self.nodes[-1:]
+            self.note(place.stat().st_ino, b"" if place.is_dir() else place.read_bytes())
+
+        def rename(source: Path, target: Path) -> None:
+            assert source.parent == target.parent, "a rename across folders can be a copy"
+            self.nodes.append(source.stat().st_ino)
+            replace(source, target)
+            self.note(self.nodes[-1], self.synced[self.nodes[-1]])
+
+        monkeypatch.setattr(Path, "open", open_)
+        monkeypatch.setattr(Path, "replace", rename)
+        monkeypatch.setattr(checkpoints.os, "fsync", sync)
+
+    def note(self, node: int, content: bytes) -> None:
+        self.synced[node] = content
+        self.left.append([self.synced[node] for node in self.nodes])
+
+
+@contextmanager
+def writer_without(step: str, target: Path) -> Iterator[Any]:
+    """A writer like ours that leaves out a step."""
+    temporary = target if step == "rename" else target.with_name(".tmp")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        if step != "sync file":
+            os.fsync(file.fileno())
+    if step != "rename":
+        temporary.replace(target)
+    if step != "sync folder":
+        sync_folder(target.parent)
+
+
+def after_power_loss(good: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], set[str]]:
+    """What may be left of a checkpoint that is written anew: at any time, and once it is written."""
+    old, disk = good.read_bytes(), Disk(good, monkeypatch)
     IO.save_checkpoint({"step": 2}, good)
-    assert calls == ["sync file", "rename", "sync folder"]
+    names = {old: "old", good.read_bytes(): "new", b"": "nothing"}
+    return {names[content] for contents in disk.left for content in contents}, {names[content] for content in disk.left[-1]}
+
+
+def test_a_power_loss_leaves_the_old_or_the_new(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert after_power_loss(good, monkeypatch) == ({"old", "new"}, {"new"})
+
+
+@pytest.mark.parametrize(("step", "at_any_time", "at_the_end"), [
+    ("none", {"old", "new"}, {"new"}), ("rename", {"old", "nothing", "new"}, {"new"}),
+    ("sync file", {"old", "nothing"}, {"nothing"}), ("sync folder", {"old", "new"}, {"old", "new"})])
+def test_control_without_a_step_of_it_both_or_the_new_are_lost(step: str, at_any_time: set[str], at_the_end: set[str], good: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "whole_file", partial(writer_without, step))
+    assert after_power_loss(good, monkeypatch) == (at_any_time, at_the_end)
 
 
 def truncate(path: Path) -> None:
@@ -136,16 +196,18 @@ class Hostile:
         return Path.touch, (self.path,)
 
 
-def test_hostile_checkpoint_is_not_executed(tmp_path: Path) -> None:
-    path, touched = tmp_path / "checkpoints" / "step=0000001.ckpt", tmp_path / "touched"
-    path.parent.mkdir()
-    torch.save({"w": Hostile(touched)}, path)
-    for weights_only in (True, False, None):
-        with pytest.raises(pickle.UnpicklingError):
-            IO.load_checkpoint(path, weights_only=weights_only)
-    assert not touched.exists()
-    torch.load(path, weights_only=False)
-    assert touched.exists(), "the control payload does not work"
+@pytest.mark.parametrize("weights_only", [True, False, None])
+def test_hostile_checkpoint_is_not_executed(weights_only: bool | None, tmp_path: Path) -> None:
+    torch.save({"w": Hostile(tmp_path / "touched")}, tmp_path / "hostile.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        IO.load_checkpoint(tmp_path / "hostile.ckpt", weights_only=weights_only)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_control_elsewhere_a_hostile_checkpoint_is_executed(tmp_path: Path) -> None:
+    torch.save({"w": Hostile(tmp_path / "touched")}, tmp_path / "hostile.ckpt")
+    torch.load(tmp_path / "hostile.ckpt", weights_only=False)
+    assert (tmp_path / "touched").exists()
 
 
 def killed_half_way(file: Any, **arrays: Any) -> None:
