@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -55,3 +56,20 @@ def test_the_switches_change_no_loss(name: str, modality: Any) -> None:
         loss.backward()
         losses.append(float(loss.detach()))
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["simclr", "mae"])
+@pytest.mark.skipif(shutil.which("c++") is None, reason="PyTorch's compiler needs a C++ compiler on a CPU")
+def test_the_compiler_changes_no_loss(name: str) -> None:
+    """With code that is made, not only traced: a convolutional net and a transformer."""
+    torch._dynamo.reset()
+    case, losses = case_of(name, "images"), []
+    for compiled in (False, True):
+        method = case.build()
+        if compiled:
+            compile_networks(method, fullgraph=True)
+        torch.manual_seed(5)
+        loss = method.step(case.batch()).loss
+        loss.backward()
+        losses.append(float(loss.detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -62,3 +62,48 @@ def test_one_process_dies(tmp_path: Path) -> None:
     assert code != 0
     assert "SIGKILL" in output, "the first fault is not named"
     assert not (only_run(tmp_path) / "summary.json").exists()
+
+
+BUSY = """
+import os, pathlib, signal, time
+beats = pathlib.Path("beats")
+while os.environ["RANK"] == "0" or not beats.exists():
+    if os.environ["RANK"] == "0":
+        beats.open("a").write(".")
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""The first process works and asks the other for nothing; the other is killed as soon as the first works."""
+
+
+def beats(folder: Path) -> int:
+    """How much the first process has done."""
+    return (folder / "beats").stat().st_size
+
+
+def test_the_launcher_ends_a_process_that_does_not_ask_the_other(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "busy.py"]
+    launcher = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                start_new_session=True)
+    code, output = finish(launcher, 90.0)
+    assert code != 0
+    assert "SIGKILL" in output
+    done = beats(tmp_path)
+    time.sleep(0.1)
+    assert beats(tmp_path) == done
+
+
+def test_control_without_a_launcher_it_goes_on(tmp_path: Path) -> None:
+    first, other = (subprocess.Popen([sys.executable, "-c", BUSY], cwd=tmp_path, env={**os.environ, "RANK": str(rank)})
+                    for rank in range(2))
+    try:
+        assert other.wait(60.0) == -signal.SIGKILL
+        done, deadline = beats(tmp_path), time.monotonic() + 60.0
+        while beats(tmp_path) < done + 100:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()

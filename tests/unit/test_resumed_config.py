@@ -6,11 +6,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from ssl_suite.batch import Batch, StepOutput
 from ssl_suite.config import ConfigError
 from ssl_suite.data.sampler import EpochSampler
 from ssl_suite.devices import native_precision
+from ssl_suite.functional.ema import make_teacher
+from ssl_suite.method import Method
 from ssl_suite.run import build_trainer, check_same_run
 from ssl_suite.testing import tiny_spec
 from tests.configs import composed
@@ -60,3 +68,39 @@ def test_float16_is_refused(precision: str, refused: bool, tmp_path: Path) -> No
 def test_precision_is_settled_when_the_config_is_read(trainer: str) -> None:
     given = composed("model=mae", "data=digits", f"trainer={trainer}")["trainer"]
     assert given["precision"] == native_precision(given["accelerator"])
+
+
+class Taught(Method):
+    """A linear map with a teacher, which notes for each batch whether weights, teacher and rate moved."""
+
+    teachers = {"teacher": "backbone"}
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 1), nn.Identity())  # type: ignore[arg-type]
+        self.teacher = make_teacher(self.backbone)
+        self.moved: list[tuple[bool, ...]] = []
+
+    def momentum(self, step: int, total: int) -> float:
+        return 0.5
+
+    def step(self, batch: Batch) -> StepOutput:
+        return StepOutput(self.backbone(batch["x"]).mean() * batch["scale"].mean())
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.before = self.state()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.moved.append(tuple(not torch.equal(a, b) for a, b in zip(self.before, self.state(), strict=True)))
+
+    def state(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.backbone.weight.detach().clone(), self.teacher.weight.clone(), torch.tensor(self.lr_schedulers().get_last_lr())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_control_with_float16_the_teacher_moves_in_a_step_left_out() -> None:
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    trainer = L.Trainer(accelerator="cpu", plugins=[scaled], max_epochs=1, logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False)
+    method, scales = Taught(), [1.0, 1.0, 1e36, 1.0]  # the rate begins at 0, and the third gradient is too large once it is scaled
+    trainer.fit(method, DataLoader([{"x": torch.ones(4), "scale": scale} for scale in scales]))  # type: ignore[arg-type]
+    assert method.moved[1:] == [(True, True, True), (False, True, True), (True, True, True)]
