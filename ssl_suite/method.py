@@ -14,8 +14,7 @@ from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import update_teacher
 from ssl_suite.functional.segmentation import iou_sums, to_target
 from ssl_suite.nn.sharding import shard
-from ssl_suite.optim import Cosine, parameter_groups
-from ssl_suite.optim.schedules import Schedule
+from ssl_suite.optim import Cosine, Schedule, parameter_groups
 from ssl_suite.views import Views
 
 
@@ -116,9 +115,8 @@ class Method(L.LightningModule):
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, part: str) -> None:
-        for name, (total, count) in self.score(batch).items():
-            self.log(f"{part}/{name}", total / max(count, 1), self.tags.target != "mask", batch_size=count, on_epoch=True,
-                     sync_dist=True)
+        for name, (total, n) in self.score(batch).items():
+            self.log(f"{part}/{name}", total / max(n, 1), self.tags.target != "mask", batch_size=n, on_epoch=True, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self._mean_iou("val")
@@ -134,12 +132,12 @@ class Method(L.LightningModule):
         groups, total = self.groups(), int(self.trainer.estimated_stepping_batches)
         rates = [group.pop("schedule", self.schedule) for group in groups]
         factors: list[Any] = [lambda step, rate=rate: rate(step, total) for rate in rates]
-        optimizer = self.make_optimizer(groups)
+        optimizer: Any = self.make_optimizer(groups)
+        optimizer._step_supports_amp_scaling = False  # lets Lightning clip for fused optimizers in bfloat16 too
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then move the teachers: Lightning calls this once per optimizer step, not per accumulated batch."""
         super().optimizer_step(*args, **kwargs)
         self.update_teachers(self.trainer.global_step + 1, int(self.trainer.estimated_stepping_batches))
 

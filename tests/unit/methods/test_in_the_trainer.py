@@ -175,3 +175,21 @@ def test_probe_learns_without_touching_its_backbone():
     fit(method, [batch] * 10, 3)
     assert method.step(batch).loss.item() < 0.8 * start
     assert all(torch.equal(before[name], value) for name, value in method.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(("how", "largest"), [("norm", 1e-3), ("value", 1e-5)])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_gets_clipped_gradients(precision: str, how: str, largest: float) -> None:
+    norms, values = [], []
+
+    class Watch(Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None:
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            if gradients:
+                norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+                values.append(max(float(g.abs().max()) for g in gradients))
+
+    optimizer = partial(torch.optim.AdamW, lr=0.05, fused=True)
+    method = Classifier(Net(), Views(VIEWS), num_classes=3, optimizer=optimizer, schedule=Constant())
+    fit(method, [rows(8)], 3, (Watch(),), precision=precision, gradient_clip_val=largest, gradient_clip_algorithm=how)
+    assert (max(norms) if how == "norm" else max(values)) == pytest.approx(largest, rel=1e-3)
