@@ -139,7 +139,8 @@ class Method(L.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.update_teachers(self.trainer.global_step + 1, int(self.trainer.estimated_stepping_batches))
+        if self.teachers:
+            self.update_teachers(self.trainer.global_step + 1, int(self.trainer.estimated_stepping_batches))
 
     def update_teachers(self, step: int, total: int) -> None:
         """Move every teacher towards its student."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,14 @@ def test_control_without_counting_they_pile_up(tmp_path: Path, monkeypatch: pyte
     assert len(stopped(tmp_path, (3, 5, 9))) > 2
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts this process, even one in the background, which inherits that it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number: signal.Signals) -> None:
     """A signal to this process, which must not die of it."""
     assert signal.getsignal(number) is not signal.SIG_DFL
@@ -124,6 +133,7 @@ def signalled_twice(folder: Path, number: signal.Signals, monkeypatch: pytest.Mo
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("number", "left"), [(signal.SIGTERM, ["step=02.ckpt", "step=03.ckpt"]),
                                               (signal.SIGINT, ["step=02.ckpt"])])
@@ -149,6 +159,7 @@ def test_control_without_waiting_the_step_is_lost(tmp_path: Path, monkeypatch: p
     assert signalled_twice(tmp_path, signal.SIGTERM, monkeypatch) == ["step=02.ckpt"]
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore")
 def test_control_without_whole_files_half_of_one_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "whole_file", lambda path: path.open("wb"))
