@@ -268,9 +268,9 @@ def official_tent(given: Given, watch: Watch) -> Work:
 
 
 def torchaudio_hubert(given: Given, watch: Watch) -> Work:
-    """Torchaudio's pre-training model over the network of `ours.wav2vec2`: its masks, and HuBERT's loss over 500 clusters.
+    """Torchaudio's pre-training model over the network of `ours.wav2vec2`: its masks, and HuBERT's loss over 100 clusters.
 
-    torchaudio has no loss of wav2vec 2.0; this one spares the quantizer and the distractors.
+    torchaudio has no loss of wav2vec 2.0; this one spares the quantizer and the distractors, and here frames that are not masked.
     """
     audio, spec = importlib.import_module("torchaudio.models"), waves(given).to(given.device)
     width = WAVE["width"]
@@ -282,10 +282,10 @@ def torchaudio_hubert(given: Given, watch: Watch) -> Work:
         encoder_ff_interm_dropout=0.0, encoder_dropout=0.1, encoder_layer_norm_first=False, encoder_layer_drop=0.0,
         mask_prob=0.8, mask_selection="static", mask_other=0.0, mask_length=10, no_mask_overlap=False, mask_min_space=1,
         mask_channel_prob=0.0, mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
-        no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=False, num_classes=500,
+        no_mask_channel_overlap=False, mask_channel_min_space=1, skip_masked=False, skip_nomask=True, num_classes=100,
         final_dim=256, feature_grad_mult=0.1).to(given.device)
     frames = net.wav2vec2(spec)[0].shape[1]
-    labels = torch.randint(0, 500, (given.batch, frames), device=given.device)
+    labels = torch.randint(0, 100, (given.batch, frames), device=given.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5)
 
     def step() -> None:
