@@ -67,6 +67,20 @@ def test_the_readme_prints_the_command_that_ci_runs() -> None:
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111, ".ci/run is not executable"
 
 
+def test_every_fault_has_a_test_and_a_control() -> None:
+    files = (ROOT / "tests").rglob("test_*.py")
+    there = {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)}
+    rows = [line.split("|")[1:-1] for line in (ROOT / "docs" / "reliability.md").read_text().splitlines() if line.startswith("| ")]
+    for fault, _, test, control in rows[1:]:
+        shown = re.findall(r"[\w/]+\.py", test)
+        assert shown, fault
+        assert all((ROOT / "tests" / file).is_file() for file in shown), shown
+        controls = re.findall(r"test_control_\w+", control)
+        assert controls, f"{fault}: no control"
+        named = {*re.findall(r"\btest_\w+\b(?!\.py)", test), *controls}
+        assert named <= there, f"{fault}: there is no {named - there}"
+
+
 def test_links_in_the_pages_lead_somewhere() -> None:
     broken = []
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
