@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,14 +76,15 @@ def draw(rows: list[dict[str, Any]]) -> None:
 
 
 def rows(rounds: int) -> list[dict[str, Any]]:
-    """Measure all of it, and draw ``docs/pictures/cost.png``."""
-    places = points()
-    found = measure({str(place): piece for place, (piece, _) in places.items()}, Given(32, 8), rounds)
+    """Measure all of it, the points of one line by turns, and draw ``docs/pictures/cost.png``."""
     out = []
-    for (against, work, value), (_, count) in places.items():
-        row = found[str((against, work, value))]
-        out.append({"against": against, "work": work, "value": value, "ms_per_sample": round(row.ms / count, 3),
-                    "mb": round(row.memory, 1)})
+    for (against, work), line in itertools.groupby(points().items(), key=lambda point: point[0][:2]):
+        places = {place[2]: given for place, given in line}
+        found = measure({str(value): piece for value, (piece, _) in places.items()}, Given(32, 8), rounds)
+        for value, (_, count) in places.items():
+            row = found[str(value)]
+            out.append({"against": against, "work": work, "value": value, "ms_per_sample": round(row.ms / count, 3),
+                        "mb": round(row.memory, 1)})
     out += scaling.memory()
     draw(out)
     return out

@@ -242,7 +242,7 @@ class Wav2Vec2(nn.Module):
         position_groups: its groups.
         dropout: on projected features, attention and layer outputs.
         activation_dropout: inside the feed-forward layers.
-        layerdrop: chance that a layer is left out in training; the same on all processes only with the same seed.
+        layerdrop: chance that what a layer says is left out in training. It is computed all the same, so that nothing waits.
         pre_norm: norm before each part (Large) instead of after.
     """
 
@@ -254,7 +254,7 @@ class Wav2Vec2(nn.Module):
                  hidden: int | None = None, position_kernel: int = 128, position_groups: int = 16, dropout: float = 0.1,
                  activation_dropout: float = 0.0, layerdrop: float = 0.05, pre_norm: bool = False) -> None:
         super().__init__()
-        self.spec, self.num_features, self.conv_features = spec, width, conv_channels
+        self.spec, self.num_features, self.conv_features, self.layerdrop = spec, width, conv_channels, layerdrop
         self.conv_layers = tuple((kernel, stride) for kernel, stride in conv_layers)
         self.made: dict[str, Any] = {
             "extractor_mode": extractor_mode, "extractor_conv_bias": conv_bias,
@@ -333,9 +333,18 @@ class Wav2Vec2(nn.Module):
         steps = features.shape[1]
         valid = valid_steps(None if lengths is None else lengths.clamp_min(1), steps)
         if valid is None:
-            return self.net.encoder.transformer(features)
+            return self.layers(features)
         features = features.masked_fill(~valid.unsqueeze(-1), 0.0)
-        return self.net.encoder.transformer(features, valid[:, None, None].expand(-1, 1, steps, -1))
+        return self.layers(features, valid[:, None, None].expand(-1, 1, steps, -1))
+
+    def layers(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Position convolution and layers; torchaudio draws on the host which layers are left out, here the device does."""
+        stack = self.net.encoder.transformer
+        x = stack._preprocess(x)
+        for layer in stack.layers:
+            y, _ = layer(x, mask)
+            x = torch.where(torch.rand((), device=x.device) < self.layerdrop, x, y) if self.training and self.layerdrop else y
+        return x if stack.layer_norm_first else stack.layer_norm(x)
 
     def tokens(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """One vector per frame, (B, T', D); meaningless past `token_lengths`."""
