@@ -24,11 +24,11 @@ def serve(rank: int, port: int, tasks: Any, answers: Any) -> None:
                    "GROUP_RANK": "0", "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD), "TORCHELASTIC_RUN_ID": "tests"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    for function, arguments in iter(tasks.get, None):
+    for call, function, arguments in iter(tasks.get, None):
         try:
-            answers.put((rank, function(*arguments), None))
+            answers.put((call, rank, function(*arguments), None))
         except Exception:
-            answers.put((rank, None, traceback.format_exc()))
+            answers.put((call, rank, None, traceback.format_exc()))
     dist.destroy_process_group()
 
 
@@ -36,7 +36,7 @@ class Pair:
     """Calls a function in both processes; both must come back within ``timeout`` seconds."""
 
     def __init__(self, timeout: float = 120.0) -> None:
-        context, self.timeout = mp.get_context("spawn"), timeout
+        context, self.timeout, self.calls = mp.get_context("spawn"), timeout, 0
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -52,12 +52,17 @@ class Pair:
         Raises:
             AssertionError: it raised in one of them; the message is the traceback there.
         """
+        self.calls += 1
         for tasks in self.tasks:
-            tasks.put((function, arguments))
-        answers = sorted((self.answers.get(timeout=self.timeout) for _ in range(WORLD)), key=lambda answer: answer[0])
-        for rank, _, error in answers:
+            tasks.put((self.calls, function, arguments))
+        answers: dict[int, tuple[Any, str | None]] = {}
+        while len(answers) < WORLD:
+            call, rank, result, error = self.answers.get(timeout=self.timeout)
+            if call == self.calls:  # others come late, from a call that was given up
+                answers[rank] = result, error
+        for rank, (_, error) in sorted(answers.items()):
             assert error is None, f"process {rank}:\n{error}"
-        return [result for _, result, _ in answers]
+        return [answers[rank][0] for rank in range(WORLD)]
 
     def close(self) -> None:
         """End both processes."""

@@ -51,7 +51,7 @@ def gradients(name: str, modality: str, rows: slice, alone: bool = False) -> tup
     method.progress = 0.99
     torch.manual_seed(5)
     batch = part(case(name, modality).batch(SIZE), rows)
-    with mock.patch.object(dist, "is_initialized", lambda: False) if alone else mock.MagicMock():
+    with mock.patch.object(dist, "is_initialized", return_value=False) if alone else mock.MagicMock():
         loss = method.step(batch).loss
         loss.backward()
     figures = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.dist.pair import Pair
-from tests.parity.test_policies import ALL, K, STATEFUL, step
+from tests.parity.test_policies import ALL, STATEFUL, K, step
 
 pytestmark = pytest.mark.dist
 

@@ -89,12 +89,14 @@ def logged(folder: Path) -> int:
 
 
 def kill_at(process: subprocess.Popen[str], folder: Path, step: int, how: signal.Signals = signal.SIGKILL,
-            patience: float = 120.0, reached: Callable[[Path], int] = saved) -> tuple[int, str]:
+            patience: float = 300.0, reached: Callable[[Path], int] = saved) -> tuple[int, str]:
     """Signal a run once it has saved, or logged, at least that step; returns exit code and output."""
     deadline = time.monotonic() + patience
     while reached(folder) < step:
         assert process.poll() is None, process.communicate()[0][-3000:]
-        assert time.monotonic() < deadline, f"step {step} was not reached within {patience} s"
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"step {step} was not reached within {patience} s")
         time.sleep(0.001)
     if how is signal.SIGKILL:
         os.killpg(process.pid, how)
