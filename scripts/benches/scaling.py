@@ -92,7 +92,11 @@ def rows(rounds: int) -> list[dict[str, Any]]:
 
 
 def memory() -> list[dict[str, Any]]:
-    """Memory of one process against the size of the model, for copied and for spread weights."""
+    """Memory of one process against the size of the model, for copied and for spread weights.
+
+    glibc is told to give freed tensors back to the system, as it would otherwise keep what FSDP gathers and lets go.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**18)
     kinds: tuple[Kind, ...] = ("one process", "two, DDP", "two, FSDP")
     out = []
     for network in track(NETWORKS, transient=True):
