@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import update_teacher
 from ssl_suite.functional.segmentation import iou_sums, to_target
-from ssl_suite.nn.sharding import shard
+from ssl_suite.nn.sharding import shard, unfuse_sgd
 from ssl_suite.optim import Cosine, Schedule, parameter_groups
 from ssl_suite.views import Views
 
@@ -134,6 +134,7 @@ class Method(L.LightningModule):
         factors: list[Any] = [lambda step, rate=rate: rate(step, total) for rate in rates]
         optimizer: Any = self.make_optimizer(groups)
         optimizer._step_supports_amp_scaling = False  # lets Lightning clip for fused optimizers in bfloat16 too
+        unfuse_sgd(optimizer)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

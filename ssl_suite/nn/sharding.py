@@ -41,6 +41,13 @@ def layers(module: nn.Module) -> list[nn.Module]:
     return [layer for child in module.children() for layer in layers(child)]
 
 
+def unfuse_sgd(optimizer: torch.optim.Optimizer) -> None:
+    """Let SGD step with one kernel for each operation where weights are spread, for which PyTorch has no fused one; others stay."""
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, torch.optim.SGD) and any(map(is_spread, group["params"])):
+            group |= {"fused": False, "foreach": True}
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether `shard` was here."""
     return isinstance(module, FSDPModule)

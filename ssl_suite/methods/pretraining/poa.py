@@ -96,7 +96,7 @@ class POA(Method):
         self.heads = nn.ModuleList(PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, k) for k in num_prototypes)
         self.teacher_backbone, self.teacher_heads = make_teacher(self.backbone), make_teacher(self.heads)
         self.sizes = sizes(backbone, smallest, favour)
-        self.slices = Slices(backbone, self.sizes)
+        self.slices, self.cut = Slices(backbone, self.sizes), self.size(0)
 
     @property
     def encoder(self) -> nn.Module:
@@ -117,6 +117,9 @@ class POA(Method):
         turn, place = divmod(step, len(self.sizes))
         return self.sizes[np.random.default_rng((self.views.seed, turn)).permutation(len(self.sizes))[place]]
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.cut = self.size(self.global_step)  # outside of the step, which is one graph for each size
+
     def scores(self, views: list[Tensor], length: Tensor | None, size: tuple[int, int] | None = None) -> list[Scores]:
         """Scores (B, K) of each view by each head, from the whole student, or from its slice of a size."""
         def cut(x: Tensor, length: Tensor | None) -> Tensor:
@@ -134,7 +137,7 @@ class POA(Method):
             temperature = ramp(*self.teacher_temperature, self.progress / self.warmup)
             targets = [list(sinkhorn(head(h), temperature).chunk(2)) for head in self.teacher_heads]
         intact = self.scores(views, length)
-        elastic = self.scores(views, length, self.size(self.global_step))
+        elastic = self.scores(views, length, self.cut)
         whole = torch.stack([swapped_prediction(s, t, self.temperature) for s, t in zip(intact, targets, strict=True)]).mean()
         cross = torch.stack([swapped_prediction(s, t, self.temperature) for s, t in zip(elastic, targets, strict=True)]).mean()
         crops = [slice(0, 2), slice(2, None)] if self.local_crops else [slice(0, 2)]
