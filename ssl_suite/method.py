@@ -134,7 +134,9 @@ class Method(L.LightningModule):
         groups, total = self.groups(), int(self.trainer.estimated_stepping_batches)
         rates = [group.pop("schedule", self.schedule) for group in groups]
         factors: list[Any] = [lambda step, rate=rate: rate(step, total) for rate in rates]
-        optimizer = self.make_optimizer(groups)
+        optimizer: Any = self.make_optimizer(groups)
+        # Set by fused optimizers for float16, which is refused; Lightning would not clip their gradients under bf16-mixed.
+        optimizer._step_supports_amp_scaling = False
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
