@@ -88,3 +88,11 @@ def test_as_configured_no_direction_escapes_the_whitening_by_shrinking():
     z, order = torch.randn(64, 4), torch.arange(64)
     shrunk = z * torch.tensor([1.0, 1e-3, 1e-3, 1e-3])
     torch.testing.assert_close(method.whitened(shrunk, order), method.whitened(z, order), atol=1e-5, rtol=1e-5)
+
+
+def test_embeddings_are_not_rounded_under_autocast():
+    method, outputs = make(), []
+    method.projector.register_forward_hook(lambda module, inputs, output: outputs.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        method.step(pictures(12, labels=False))
+    assert outputs == [torch.float32]

@@ -8,7 +8,8 @@ Paper: Ermolov et al., "Whitening for Self-Supervised Representation Learning", 
 
 Deviations: where the batch is no multiple of ``whitening_size``, sub-batches are a little larger (the official code takes
 multiples only), and a smaller batch is one sub-batch. Whitening runs in float64, as a Cholesky factor loses half of the
-digits. lightly's ``WMSELoss`` is the parity twin; it draws its order from the global generator and whitens each process alone.
+digits, and the projector in float32 under autocast, as whitening blows up the rounding of narrow directions. lightly's
+``WMSELoss`` is the parity twin; it draws its order from the global generator and whitens each process alone.
 
 Batch: ``x`` (B, ...) and ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
 
@@ -24,7 +25,7 @@ from typing import Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distributed import gather_together
@@ -57,6 +58,12 @@ def whiten(z: Tensor, shrinkage: float = 0.0) -> Tensor:
     covariance = torch.lerp(centred.T @ centred / (n - 1), eye, shrinkage if n <= d else 0.0)
     factor = torch.linalg.cholesky_ex(covariance)[0]  # the checked form would wait for the device
     return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+
+
+@full_precision
+def embed(h: Tensor, projector: nn.Module) -> Tensor:
+    """Embeddings (N, D) float32 of representations."""
+    return projector(h.float())
 
 
 class WMSE(Method):
@@ -96,7 +103,7 @@ class WMSE(Method):
         views, length = self.views(batch, *["crop"] * self.positives), batch.get("length")
         hs = [self.backbone(x, length) for x in views]
         draws = self.views.draw(batch, 100).uniform(self.rounds)
-        *zs, draws = gather_together(*self.projector(torch.cat(hs)).float().chunk(self.positives), draws)
+        *zs, draws = gather_together(*embed(torch.cat(hs), self.projector).chunk(self.positives), draws)
         orders = draws.argsort(0)
         distances = []
         for order in orders.unbind(1):
