@@ -63,3 +63,13 @@ def test_loss_is_zero_where_predictions_meet_and_eight_where_they_oppose():
     z = torch.randn(4, 8)
     for sign, value in ((1.0, 0.0), (-1.0, 8.0)):
         assert 4.0 + 2.0 * (2 * method.criterion(sign * z, z)) == pytest.approx(value, abs=1e-5)
+
+
+def test_no_direction_outgrows_the_others_behind_the_norm_of_the_projection():
+    for norm, rank_one in ((False, True), (True, False)):
+        method = make(projection_norm=norm)
+        with torch.no_grad():
+            next(m for m in reversed(method.projector) if isinstance(m, torch.nn.Linear)).weight[0].mul_(1e3)
+        variance = method.projector(method.backbone(method.views(pictures(64, labels=False), "crop")[0])).var(0)
+        assert bool(variance[0] > 1e4 * variance[1:].max()) == rank_one
+    assert method.teacher_projector[-1].num_features == 8

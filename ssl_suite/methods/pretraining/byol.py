@@ -7,13 +7,14 @@ symmetric) and section 3.2 (momentum rising to 1 along a cosine).
 
 Deviations: none in the loss (lightly's ``NegativeCosineSimilarity``, shifted and scaled to equation 2). BatchNorm's
 running statistics of the teacher are copied from the student; in training the teacher normalises by its own batch, as
-in the official code.
+in the official code. ``projection_norm`` is not in the paper; the projectors of SimSiam and MoCo v3 have it.
 
 Batch: ``x`` (B, ...) and ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
 
 Known limits: BatchNorm in the heads is part of the method, so batches of a few samples fail; with several processes
 switch ``trainer.sync_batchnorm`` on. The loss says nothing about quality: watch the probe and the rank of the
-features.
+features. Within a few hundred steps one direction of the embedding may outgrow all others by orders of magnitude; the
+cosine then sees little else, and the features lose rank: ``projection_norm`` holds it back.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class BYOL(Method):
         views: kind ``crop`` is used twice.
         hidden_dim: width of the hidden layer of projector and predictor.
         projection_dim: width of the embedding.
+        projection_norm: BatchNorm without scale and shift after the projector; none in the paper.
         momentum: momentum of the teacher at the start, in [0, 1]; it ends at 1 (0.99 suits short runs).
         training: optimizer and schedule; see `Method`.
     """
@@ -47,9 +49,9 @@ class BYOL(Method):
     teachers = {"teacher_backbone": "backbone", "teacher_projector": "projector"}
 
     def __init__(self, backbone: Backbone, views: Views, *, hidden_dim: int = 4096, projection_dim: int = 256,
-                 momentum: float = 0.996, **training: Unpack[Training]) -> None:
+                 projection_norm: bool = False, momentum: float = 0.996, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
-        self.projector = mlp(backbone.num_features, hidden_dim, projection_dim)
+        self.projector = mlp(backbone.num_features, hidden_dim, projection_dim, last_norm=projection_norm)
         self.predictor = mlp(projection_dim, hidden_dim, projection_dim)
         self.teacher_backbone, self.teacher_projector = make_teacher(self.backbone), make_teacher(self.projector)
         self.base_momentum = momentum

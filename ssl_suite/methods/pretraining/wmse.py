@@ -8,12 +8,14 @@ Paper: Ermolov et al., "Whitening for Self-Supervised Representation Learning", 
 
 Deviations: where the batch is no multiple of ``whitening_size``, sub-batches are a little larger (the official code takes
 multiples only), and a smaller batch is one sub-batch. Whitening runs in float64, as a Cholesky factor loses half of the
-digits. lightly's ``WMSELoss`` is the parity twin; it draws its order from the global generator and whitens each process alone.
+digits, and the projector in float32 under autocast, as whitening blows up the rounding of narrow directions. lightly's
+``WMSELoss`` is the parity twin; it draws its order from the global generator and whitens each process alone.
 
 Batch: ``x`` (B, ...) and ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
 
-Known limits: sub-batches should hold at least twice as many samples as the embedding has dimensions; below that, set
-``shrinkage``. The covariance is that of the sub-batch, so small ones are noisy.
+Known limits: sub-batches should hold at least twice as many samples as the embedding has dimensions. The covariance is that of
+the sub-batch, so small ones are noisy. ``shrinkage`` lets through those that have none of full rank, and no others: directions
+of less variance than it are hardly whitened, so that the loss falls where the network shrinks them and the features lose rank.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.distributed import gather_together
@@ -39,7 +41,7 @@ def whiten(z: Tensor, shrinkage: float = 0.0) -> Tensor:
 
     Args:
         z: embeddings, (N, D).
-        shrinkage: share of the identity that is mixed into the covariance, in [0, 1].
+        shrinkage: share of the identity that is mixed into the covariance where N is at most D, in [0, 1].
 
     Returns:
         (N, D) float64, with gradient; not a number where the covariance has no Cholesky factor.
@@ -53,9 +55,15 @@ def whiten(z: Tensor, shrinkage: float = 0.0) -> Tensor:
                          "projection_dim, or model.shrinkage above 0")
     centred = z.double() - z.double().mean(0)
     eye = torch.eye(d, dtype=torch.float64, device=z.device)
-    covariance = torch.lerp(centred.T @ centred / (n - 1), eye, shrinkage)
+    covariance = torch.lerp(centred.T @ centred / (n - 1), eye, shrinkage if n <= d else 0.0)
     factor = torch.linalg.cholesky_ex(covariance)[0]  # the checked form would wait for the device
     return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+
+
+@full_precision
+def embed(h: Tensor, projector: nn.Module) -> Tensor:
+    """Embeddings (N, D) float32 of representations."""
+    return projector(h.float())
 
 
 class WMSE(Method):
@@ -67,7 +75,7 @@ class WMSE(Method):
         positives: views of a sample (the paper's W-MSE 2 and 4).
         whitening_size: samples that are whitened together.
         whitening_rounds: orders in which the batch is cut into sub-batches, at each step.
-        shrinkage: share of the identity in the covariance, in [0, 1]; 0 in the paper.
+        shrinkage: share of the identity in the covariance of sub-batches of at most ``projection_dim`` samples, in [0, 1].
         hidden_dim: width of the head's hidden layer.
         projection_dim: width D of the embedding.
         training: optimizer and schedule; see `Method`.
@@ -95,7 +103,7 @@ class WMSE(Method):
         views, length = self.views(batch, *["crop"] * self.positives), batch.get("length")
         hs = [self.backbone(x, length) for x in views]
         draws = self.views.draw(batch, 100).uniform(self.rounds)
-        *zs, draws = gather_together(*self.projector(torch.cat(hs)).float().chunk(self.positives), draws)
+        *zs, draws = gather_together(*embed(torch.cat(hs), self.projector).chunk(self.positives), draws)
         orders = draws.argsort(0)
         distances = []
         for order in orders.unbind(1):
