@@ -22,9 +22,8 @@ COLLECTIVES = {
     "adamatch": 2, "barlow_twins": 1, "comatch": 3, "dash": 1, "dino": 1, "e2mc": 1, "fixmatch_segmentation": 2, "flexmatch": 1,
     "frame_projections": 3, "freematch": 2, "future_teacher": 3, "ibot": 2, "lejepa": 1, "masked_series": 2, "moco_v2": 1,
     "moco_v3": 1, "msn": 1, "nnclr": 2, "pal": 2, "remixmatch": 1, "segmentation": 1, "simclr": 1, "simmatch": 3, "softmatch": 2,
-    "supcon": 2, "tstcc": 4, "vicreg": 1, "wav2vec2": 3, "wmse": 1,
+    "supcon": 2, "ts2vec": 3, "tstcc": 4, "vicreg": 1, "wav2vec2": 3, "wmse": 1,
     "dinov2": 8, "poa": 9, "swav": 6,  # one for each of Sinkhorn's rounds
-    "ts2vec": 19,  # three or four at each of the scales of the tiny series
 }
 """Collectives of a step; methods that are not named look at no other process."""
 

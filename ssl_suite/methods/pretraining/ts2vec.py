@@ -84,24 +84,25 @@ def contrast(similarity: Tensor, own: Tensor, partner: Tensor, exists: Tensor) -
     return logits.logsumexp(-1) - logits.gather(-1, partner[:, None].expand(*logits.shape[:-1], 1)).squeeze(-1)
 
 
-def instance_contrast(z: Tensor, exists: Tensor) -> Tensor:
+def instance_contrast(z: Tensor, exists: Tensor, own: slice) -> Tensor:
     """Equation 2: a step against the same step of all series of all processes.
 
     Args:
-        z: both views, one after the other, (2B, D, T).
-        exists: steps that count, (2B, T) bool.
+        z: both views of each process, one after the other, (P * 2B, D, T).
+        exists: steps that count, (P * 2B, T) bool.
+        own: the rows of this process.
 
     Returns:
-        Loss of each step, (2B, T).
+        Loss of each of its steps, (2B, T).
     """
-    row = torch.arange(len(z), device=z.device)
-    first = rank() * len(z)
-    similarity = z.permute(2, 0, 1) @ gather(z).permute(2, 1, 0)
-    return contrast(similarity, first + row, first + (row + len(z) // 2) % len(z), gather(exists).T).T
+    size = own.stop - own.start
+    row = torch.arange(size, device=z.device)
+    similarity = z[own].permute(2, 0, 1) @ z.permute(2, 1, 0)
+    return contrast(similarity, own.start + row, own.start + (row + size // 2) % size, exists.T).T
 
 
 def temporal_contrast(z: Tensor, exists: Tensor) -> Tensor:
-    """Equation 1: a step against all steps of its series in both views; arguments and result as `instance_contrast`."""
+    """Equation 1: a step against all steps of its series in both views, (2B, D, T) that exist (2B, T); result (2B, T)."""
     both, size = torch.cat(z.chunk(2), dim=2), 2 * z.shape[2]
     step = torch.arange(size, device=z.device)
     similarity = both.transpose(1, 2) @ both
@@ -120,13 +121,14 @@ def hierarchical_contrast(z: Tensor, length: Tensor) -> Tensor:
     Returns:
         A scalar; its mean over the processes is the loss of the whole batch.
     """
-    z = z.float()
+    own = slice(rank() * len(z), (rank() + 1) * len(z))
+    z, length = gather(z.float()), gather(length)
     total, scales = z.new_zeros(()), z.new_zeros(())
     while z.shape[2]:
         exists = within(length, z.shape[2])
-        count = gather(exists.sum(dim=1)).sum()
-        loss = (instance_contrast(z, exists) + temporal_contrast(z, exists)) / 2.0
-        total = total + loss.masked_fill(~exists, 0.0).sum() * world_size() / count.clamp_min(1)
+        count = exists.sum()
+        loss = (instance_contrast(z, exists, own) + temporal_contrast(z[own], exists[own])) / 2.0
+        total = total + loss.masked_fill(~exists[own], 0.0).sum() * world_size() / count.clamp_min(1)
         scales = scales + (count > 0)
         z, length = F.max_pool1d(z, 2) if z.shape[2] > 1 else z[:, :, :0], length // 2
     return total / scales.clamp_min(1.0)
