@@ -71,19 +71,18 @@ def run_seed(table: dict[str, Any], seed: int, rows: list[str], folders: Path, e
 
 
 def collect(table: dict[str, Any], rows: list[str], seeds: list[int], folders: Path, extra: list[str]) -> list[dict[str, Any]]:
-    """One record per score of each cell and of its references."""
+    """One record of all scores for each cell and for each of its references."""
     records = []
     for row in rows:
         for seed in seeds:
             summary = json.loads((folders / f"{row}-{seed}" / "summary.json").read_text())
             line = shlex.join(command({**table, "data": "DATA"}, row, seed, Path("RUNS"), [o for o in extra if "path=" not in o]))
-            shared = {"seed": seed, "commit": summary["commit"], "seconds": summary["wall_seconds"],
+            shared = {"commit": summary["commit"], "seconds": summary["wall_seconds"],
                       "samples_per_second": summary["samples_per_second"], "torch": summary["versions"]["torch"],
                       "command": f"python {line}"}
-            for name, value in summary["scores"].items():
-                records.append({"row": row, "metric": name, "value": value, **shared})
-            for reference, scores in summary["references"].items():
-                records += [{"row": f"{row} ({reference})", "metric": k, "value": v, **shared} for k, v in scores.items()]
+            records.append({"row": row, "seed": seed, **summary["scores"], **shared})
+            records += [{"row": f"{row} ({name})", "seed": seed, **scores, **shared}
+                        for name, scores in summary["references"].items() if scores]
     return records
 
 
@@ -93,7 +92,7 @@ def show(name: str, metrics: list[str], records: list[dict[str, Any]]) -> None:
     for row in dict.fromkeys(r["row"] for r in records):
         cells = []
         for metric in metrics:
-            values = [float(r["value"]) for r in records if r["row"] == row and r["metric"] == metric]
+            values = [float(r[metric]) for r in records if r["row"] == row and metric in r]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}" if values else "")
         if any(cells):

@@ -19,7 +19,7 @@ def native_precision(accelerator: str) -> str:
     able: Mapping[str, object] = {}
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         able = {"bf16": torch.cuda.is_bf16_supported(including_emulation=False)}
-    elif accelerator in ("auto", "cpu"):
+    elif accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
         able = torch.cpu.get_capabilities()
     return "bf16-mixed" if any(able.get(name) for name in ("bf16", "avx512_bf16", "amx_bf16")) else "32-true"
 

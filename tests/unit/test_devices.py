@@ -44,6 +44,8 @@ def test_a_cpu_with_instructions_for_bfloat16(able: dict[str, bool], precision: 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert native_precision("cpu") == native_precision("auto") == precision
     assert native_precision("mps") == "32-true"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert native_precision("auto") == "32-true"  # a Mac, whose GPU is taken
 
 
 @pytest.mark.parametrize("good", [True, False])
