@@ -4,13 +4,14 @@
     python scripts/bench.py mae --peer mae=FOLDER              # FOLDER: a checkout of facebookresearch/mae
     python scripts/bench.py fixmatch --peer fixmatch=FOLDER    # kekmodel/FixMatch-pytorch
     python scripts/bench.py tent --peer tent=FOLDER --network vit_small_patch16_224 --size 224 --batch 16
-    python scripts/bench.py views | wav2vec2 | ts2vec | knn
+    python scripts/bench.py views | lorot | wav2vec2 | ts2vec | knn
     python scripts/bench.py cost | scaling                     # as the work grows; two processes beside one
 
 views     kind ``crop`` of ``data=cifar10`` on a batch, over the same by others. One view of each picture.
 simclr    a training step: views, forward, loss, gradient, optimizer. ResNet-18 with the stem for small pictures.
 mae       the same of a masked autoencoder, decoder 512 wide and 8 deep.
 fixmatch  the same of FixMatch, WRN-28-2; ``--batch`` counts labelled pictures, seven unlabelled ones go with each.
+lorot     the same of supervised training with the turn of a patch as a second task, over supervised training alone.
 wav2vec2  the same of wav2vec 2.0 at half the Base size.
 ts2vec    the same of TS2Vec.
 tent      predict and adapt, over forward pass, entropy and gradient with respect to the same parameters.
@@ -93,6 +94,10 @@ BENCHES = {
     "fixmatch": Bench(32, 16, {
         **step(ours.fixmatch),
         "kekmodel/FixMatch-pytorch": Piece(peers.kekmodel_fixmatch, source="fixmatch")}),
+    "lorot": Bench(32, 64, {
+        "supervised": Piece(ours.supervised),
+        "LoRot-E": Piece(partial(ours.supervised, variant="explicit")),
+        "LoRot-I": Piece(partial(ours.supervised, variant="implicit"))}),
     "wav2vec2": Bench(5 * ours.RATE, 4, {
         **step(ours.wav2vec2),
         "torchaudio, HuBERT": Piece(peers.torchaudio_hubert, source="torchaudio")}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import hydra
 import numpy as np
@@ -28,6 +28,8 @@ from ssl_suite.methods.pretraining.simclr import SimCLR
 from ssl_suite.methods.pretraining.ts2vec import TS2Vec
 from ssl_suite.methods.pretraining.wav2vec2 import Wav2Vec2Pretraining
 from ssl_suite.methods.self_training.fixmatch import FixMatch
+from ssl_suite.methods.supervised.classifier import Classifier
+from ssl_suite.methods.supervised.lorot import LoRot
 from ssl_suite.nn.norm import select_parameters, set_statistics
 from ssl_suite.optim import parameter_groups
 from ssl_suite.run import plain
@@ -119,6 +121,15 @@ def fixmatch(given: Given, watch: Watch, precision: torch.dtype | None = None) -
     method = FixMatch(WideResNet(spec), views, num_classes=10)
     sgd = partial(torch.optim.SGD, lr=0.03, momentum=0.9, nesterov=True)
     return learner(method, {"labeled": labeled, "unlabeled": unlabeled}, given, watch, precision, sgd)
+
+
+def supervised(given: Given, watch: Watch, variant: Literal["implicit", "explicit"] | None = None) -> Work:
+    """Supervised training, and the same with the turn of a patch as a second task."""
+    spec, views = views_of(given)
+    batch = batch_of(pictures(given), given) | {"y": torch.arange(given.batch, device=given.device) % 10}
+    network = ResNet(spec, name=given.network)
+    method = LoRot(network, views, num_classes=10, variant=variant) if variant else Classifier(network, views, num_classes=10)
+    return learner(method, batch, given, watch)
 
 
 def waves(given: Given) -> Tensor:
