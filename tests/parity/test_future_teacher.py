@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 
 import lightning as L
@@ -20,10 +21,10 @@ SPEC = tiny_spec("images", target="mask")
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
-def make(optimizer=SGD, **given) -> FutureTeacher:
+def make(optimizer=SGD, rampup: float = 0.0, **given) -> FutureTeacher:
     torch.manual_seed(0)
     return FutureTeacher(tiny_backbone("maps", SPEC), tiny_views(SPEC), num_classes=3, optimizer=optimizer, schedule=Constant(),
-                         **given)
+                         rampup=rampup, **given)
 
 
 def batches(n: int, b: int = 4, m: int = 8) -> list[Batch]:
@@ -169,6 +170,32 @@ def test_the_teacher_guesses_in_evaluation_mode_and_gets_no_gradient():
     method.step(batches(1)[0]).loss.backward()
     assert all(p.grad is None for p in [*method.teacher_backbone.parameters(), *method.teacher_head.parameters()])
     assert method.encoder is method.teacher_backbone
+
+
+def test_the_teacher_is_heeded_little_at_first():
+    method, (batch,) = make(rampup=0.4), batches(1)
+    for progress, share in ((0.0, math.exp(-5.0)), (0.2, math.exp(-1.25)), (0.4, 1.0), (0.9, 1.0)):
+        method.progress = progress
+        out = method.step(batch)
+        torch.testing.assert_close(out.loss, (out.logs["loss_sup"] + share * out.logs["loss_unsup"]) / 2)
+
+
+def test_labelled_and_strong_rows_share_a_forward():
+    method, (batch,) = make(), batches(1)
+    method.train()
+    sizes: list[int] = []
+    method.backbone.register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
+    maps = method.backbone.maps
+    method.backbone.maps = lambda x: sizes.append(len(x)) or maps(x)
+    method.step(batch)
+    assert sizes == [12]
+
+
+def test_masks_of_another_model_are_refused():
+    method, (batch,) = make(), batches(1)
+    batch["unlabeled"]["pseudo"] = torch.zeros(8, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"data\.pseudo_masks=null"):
+        method.step(batch)
 
 
 def test_mistakes_are_told():

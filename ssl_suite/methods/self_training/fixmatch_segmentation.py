@@ -100,29 +100,41 @@ class FixMatchSegmentation(Method):
         return self.head(self.backbone.maps(x), x)
 
     def consistency(self, unlabeled: Batch, guess: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the strong views under the guesses on the weak ones, and the share of the pixels that is believed.
+        """Loss of the strong views under the guesses on the weak ones, and the share of the pixels that is believed."""
+        strong, inside, target, weight = self.lesson(unlabeled, guess, logits, y)
+        return self.believed_loss(self.predict(strong), inside, target, weight), weight.mean()
+
+    def lesson(self, unlabeled: Batch, guess: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Strong views with what they are to say.
 
         Args:
             unlabeled: the unlabelled part of the batch.
             guess: logits of the weak views, (M, K, H, W), detached.
             logits: logits of the labelled pictures, (B, K, H, W), detached.
             y: their targets, (B, H, W).
+
+        Returns:
+            Views (M, C, H, W), `IGNORE` where they show nothing of the picture (M, H, W), classes (M, H, W) or probabilities
+            (M, K, H, W), and how far each pixel is believed (M, H, W).
         """
         strong, inside = self.views.paired({**unlabeled, "y": None}, "weak", "strong")
         target, weight = self.policy(to_rows(guess.float().softmax(1)), labeled_probs=to_rows(logits.float().softmax(1)),
                                      labels=y.flatten())
         weight, places = weight.view_as(inside), (len(inside), *inside.shape[1:])
         target = target.view(places) if target.ndim == 1 else target.view(*places, -1).movedim(-1, 1)
-        if self.mix != "none":
-            draw = self.views.draw(unlabeled, BOXES)
-            if self.mix == "cutmix":
-                where = cutmix_boxes(draw, *inside.shape[1:])
-            else:
-                where = class_regions(guess.argmax(1), self.num_classes, draw)[partners(len(guess), guess.device)]
-            strong, inside, target, weight = (paste(part, where) for part in (strong, inside, target, weight))
-        predicted = self.predict(strong)
+        if self.mix == "none":
+            return strong, inside, target, weight
+        draw = self.views.draw(unlabeled, BOXES)
+        if self.mix == "cutmix":
+            where = cutmix_boxes(draw, *inside.shape[1:])
+        else:
+            where = class_regions(guess.argmax(1), self.num_classes, draw)[partners(len(guess), guess.device)]
+        return paste(strong, where), paste(inside, where), paste(target, where), paste(weight, where)
+
+    def believed_loss(self, predicted: Tensor, inside: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Loss of logits (M, K, H, W) under a lesson, over all pixels that show something."""
         loss = masked_mean(F.cross_entropy(predicted, target, reduction="none"), weight, inside != IGNORE)
-        return loss + self.policy.penalty(to_rows(predicted), weight.flatten()), weight.mean()
+        return loss + self.policy.penalty(to_rows(predicted), weight.flatten())
 
     def logits(self, batch: Batch) -> Tensor:
         return self.predict(self.views(batch, "clean")[0])

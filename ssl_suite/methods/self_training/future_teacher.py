@@ -7,13 +7,15 @@ Paper: Du et al., "Learning from Future: A Novel Self-Training Framework for Sem
 ``way="deep"`` (FST-D) takes ``ahead`` trial steps one after the other on the batch of the real step, and the teacher moves after
 each; ``way="wide"`` (FST-W) takes them side by side, each on a part of the batch of its own, and the teacher moves once, towards
 their mean. One step ahead is plain FST, none a mean teacher. As in the official code for masks the teacher guesses in evaluation
-mode, is what is judged, and the fifth of the pixels with the highest entropy is dropped.
+mode, is what is judged, the fifth of the pixels with the highest entropy is dropped, and the student sees labelled and strong rows
+in one forward.
 
 Deviations: a trial leaves nothing behind, be it weights, batch-norm statistics or the optimizer's memory, where the official code
 puts back the weights alone (``restore="weights"``). A wide batch is cut into ``ahead`` + 1 parts, where the official loader draws
 more batches: raise data.batch_size accordingly. The teacher moves after the real step and not before the next trial: the same
 sequence. The loss is the mean of the labelled and the unlabelled term, as in `FixMatchSegmentation`: half the paper's sum at
-``lambda_u`` 1. Domain adaptation, rare-class sampling and the feature distance of the paper are left out.
+``lambda_u`` 1, which grows over the first part of training, where the official code has epochs of labels alone. Domain adaptation,
+rare-class sampling and the feature distance of the paper are left out.
 
 Batch: ``labeled`` with ``x`` (B, C, H, W), ``y`` (B, H, W), ``index``; ``unlabeled`` with ``x`` (M, C, H, W), ``index``; both with
 ``epoch`` where present.
@@ -31,6 +33,8 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.ema import make_teacher
+from ssl_suite.functional.pseudo_labels import sigmoid_ramp
+from ssl_suite.functional.segmentation import pixel_loss
 from ssl_suite.method import Training
 from ssl_suite.methods.self_training.fixmatch_segmentation import FixMatchSegmentation, Mix
 from ssl_suite.methods.self_training.policies import EntropyPercentile, Policy
@@ -49,6 +53,7 @@ class FutureTeacher(FixMatchSegmentation):
         policy: which guesses count; all but the fifth of the highest entropy by default.
         lambda_u: weight of the unlabelled loss.
         mix: what is pasted into the strong views.
+        rampup: share of training over which ``lambda_u`` grows from nearly nothing.
         ahead: steps on trial.
         way: one after the other (``deep``) or side by side (``wide``).
         restore: what a trial is undone in: ``all``, or ``weights``, the official code's.
@@ -64,7 +69,7 @@ class FutureTeacher(FixMatchSegmentation):
     teachers = {"teacher_backbone": "backbone", "teacher_head": "head"}
 
     def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, policy: Policy | None = None, lambda_u: float = 1.0,
-                 mix: Mix = "cutmix", ahead: int = 3, way: Literal["deep", "wide"] = "deep",
+                 mix: Mix = "cutmix", rampup: float = 0.4, ahead: int = 3, way: Literal["deep", "wide"] = "deep",
                  restore: Literal["all", "weights"] = "all", ema_decay: float = 0.99, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, num_classes=num_classes, policy=policy or EntropyPercentile(), lambda_u=lambda_u, mix=mix,
                          **training)
@@ -73,6 +78,7 @@ class FutureTeacher(FixMatchSegmentation):
                              f"model.restore={restore!r} 'all' or 'weights'")
         self.teacher_backbone, self.teacher_head = make_teacher(self.backbone).eval(), make_teacher(self.head)
         self.ahead, self.way, self.undone, self.ema_decay = ahead, way, restore, ema_decay
+        self.rampup = rampup
         self.automatic_optimization = False
 
     def momentum(self, step: int, total: int) -> float:
@@ -83,19 +89,32 @@ class FutureTeacher(FixMatchSegmentation):
         self.teacher_backbone.eval()
         return self
 
-    def guesses(self, x: Tensor, weak: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps = self.backbone.maps(x)
+    def step(self, batch: Batch) -> StepOutput:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        if "pseudo" in unlabeled:
+            raise ValueError("model=future_teacher has a teacher of its own and learns no other's masks; data.pseudo_masks=null")
+        x, y = self.views.paired(labeled, "weak")
+        weak, _ = self.views.paired({**unlabeled, "y": None}, "weak")
         with torch.no_grad():
-            guess = self.teacher_head(self.teacher_backbone.maps(weak), weak)
-        return self.head(maps, x), guess, maps.mean((2, 3))
+            known, guess = self.taught(torch.cat([x, weak])).split([len(x), len(weak)])
+        strong, *lesson = self.lesson(unlabeled, guess, known, y)
+        maps = self.backbone.maps(torch.cat([x, strong]))
+        logits, predicted = self.head(maps, x).split([len(x), len(strong)])
+        loss_sup, loss_unsup = pixel_loss(logits, y), self.believed_loss(predicted, *lesson)
+        logs = {"loss_sup": loss_sup.detach(), "loss_unsup": loss_unsup.detach(), "mask_ratio": lesson[-1].mean()}
+        weight = self.lambda_u * sigmoid_ramp(self.progress, self.rampup)
+        return StepOutput((loss_sup + weight * loss_unsup) / 2, logs, maps[: len(x)].detach().mean((2, 3)))
+
+    def taught(self, x: Tensor) -> Tensor:
+        """The teacher's logits (B, K, H, W) of standardised pictures."""
+        return self.teacher_head(self.teacher_backbone.maps(x), x)
 
     @property
     def encoder(self) -> nn.Module:
         return self.teacher_backbone
 
     def logits(self, batch: Batch) -> Tensor:
-        x = self.views(batch, "clean")[0]
-        return self.teacher_head(self.teacher_backbone.maps(x), x)
+        return self.taught(self.views(batch, "clean")[0])
 
     def configure_model(self) -> None:
         """Shard the weights as everywhere, but gather them for each step and not for all trials together."""
