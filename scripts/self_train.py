@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_suite.config import ConfigError, nearest
-from ssl_suite.programs import claimed, finished_run, guarded, parser, planned
+from ssl_suite.programs import claimed, guarded, parser, planned, trained_run
 from ssl_suite.rounds import Labelling, Report, check_start, ensemble_accuracy, label, read_report, write_json
 from ssl_suite.run import build_data, plain
 
@@ -66,16 +66,15 @@ class Plan:
     ensemble: list[str] = field(default_factory=list)
     stop_on_gap: bool = False
 
-    def command(self, number: int) -> list[str]:
-        """Arguments of train.py for a stage."""
+    def given(self, number: int) -> list[str]:
+        """Overrides of train.py for a stage."""
         stage, folder = self.stages[number], self.folder / self.stages[number].name
         given = [*self.overrides, *stage.train, f"seed={self.seed + 1000 * number}", f"data.seed={self.seed}"]
         for other in self.stages:
             given = [o.replace(f"{{{other.name}}}", str(self.folder / other.name)) for o in given]
         if stage.labels is not None:
             given.append(f"data.pseudo_labels={folder / 'pseudo_labels.npz'}")
-        resume = [f"resume={folder}"] if (folder / "config.yaml").is_file() else []
-        return [str(ROOT / "train.py"), *given, f"hydra.run.dir={folder}", *resume]
+        return given
 
 
 def read_plan(content: dict[str, Any], folder: Path, seed: int, overrides: list[str]) -> Plan:
@@ -136,7 +135,7 @@ def run(plan: Plan, content: dict[str, Any]) -> dict[str, dict[str, float | None
     with claimed(plan.folder, {"plan": content, "overrides": plan.overrides, "seed": plan.seed}):
         if not (plan.folder / plan.stages[0].name / "config.yaml").is_file():
             with hydra.initialize_config_module("configs", version_base="1.3"):
-                composed = hydra.compose("train", [o for o in plan.command(0)[1:] if not o.startswith("hydra.")])
+                composed = hydra.compose("train", plan.given(0))
             pools = [stage.labels.pool for stage in plan.stages if stage.labels is not None]
             check_start(build_data({"data": plain(composed.data)}, None), pools)
         for number, stage in enumerate(plan.stages):
@@ -144,9 +143,7 @@ def run(plan: Plan, content: dict[str, Any]) -> dict[str, dict[str, float | None
             if plan.stop_on_gap and found is not None and found.gap is not None and found.gap < 0:
                 Console().print(f"stopped before stage {stage.name}: its gap is {found.gap:.3f}")
                 break
-            summary = plan.folder / stage.name / "summary.json"
-            if not summary.is_file():
-                finished_run(plan.command(number), plan.folder / stage.name)
+            summary = trained_run(plan.folder / stage.name, plan.given(number)) / "summary.json"
             told = {} if found is None else {name: getattr(found, name) for name in
                                              ("kept", "diversity", "mean_confidence", "gap", "accuracy_pool", "accuracy_kept")}
             rows[stage.name] = {**told, "test_accuracy": loads(summary.read_text())["scores"].get("accuracy")}

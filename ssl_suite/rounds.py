@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -144,23 +144,29 @@ def probabilities(run: Run, data: Any, part: str, indices: np.ndarray | None = N
     return np.concatenate([run.method.logits(batch).float().softmax(1).numpy() for batch in loader])
 
 
-def agreement(run: Run, data: Any, indices: np.ndarray, final: np.ndarray) -> np.ndarray:
-    """Share of a run's earlier checkpoints that give a sample the class of the last, (N,) (ST++, arXiv 2106.05095).
+def each_checkpoint(run: Run, say: Callable[[], Any]) -> list[Any]:
+    """What is said with the weights of each checkpoint that a run kept, oldest first; its last weights are put back.
 
     Raises:
         ConfigError: the run kept fewer than two checkpoints.
     """
     paths = sorted((p for p in (run.folder / "checkpoints").glob("*.ckpt") if intact(p)), key=lambda p: p.stat().st_mtime_ns)
     if len(paths) < 2:
-        raise ConfigError(f"rank: agreement compares checkpoints and {run.folder} kept {len(paths)}; let the teacher keep them "
-                          "with callbacks.checkpoint.save_top_k=-1 and callbacks.checkpoint.every_n_epochs=N")
+        raise ConfigError(f"{run.folder} kept {len(paths)} checkpoints, and stability takes two or more; let it "
+                          "keep them with callbacks.checkpoint.save_top_k=-1 callbacks.checkpoint.every_n_epochs=N")
     last = {name: value.clone() for name, value in run.method.state_dict().items()}
-    votes = []
-    for path in paths[:-1]:
+    told = []
+    for path in paths:
         run.method.load_state_dict(AtomicCheckpointIO().load_checkpoint(path)["state_dict"])
-        votes.append(probabilities(run, data, "train", indices).argmax(1) == final)
+        told.append(say())
     run.method.load_state_dict(last)
-    return np.mean(votes, axis=0)
+    return told
+
+
+def agreement(run: Run, data: Any, part: str, indices: np.ndarray) -> np.ndarray:
+    """Share of a run's earlier checkpoints that give a sample the class of the last, (N,) (ST++, arXiv 2106.05095)."""
+    *votes, last = each_checkpoint(run, lambda: probabilities(run, data, part, indices).argmax(1))
+    return np.mean([vote == last for vote in votes], axis=0)
 
 
 def label(folder: Path, options: Labelling, previous: Report | None = None) -> tuple[PseudoLabels, Report]:
@@ -178,7 +184,7 @@ def label(folder: Path, options: Labelling, previous: Report | None = None) -> t
     data = build_data({**run.config, "data": {**run.config["data"], "pseudo_labels": None}}, None)
     index = pool(data, options.pool)
     probs = probabilities(run, data, "train", index)
-    score = agreement(run, data, index, probs.argmax(1)) if options.rank == "agreement" else None
+    score = agreement(run, data, "train", index) if options.rank == "agreement" else None
     kept = options.keep(probs, score)
     if not kept.any():
         raise ConfigError(f"the rule {(options.select or {}).get('_target_')} keeps none of {len(index)} samples, whose confidence "
@@ -200,7 +206,7 @@ def pool(data: Any, name: str) -> np.ndarray:
     found = {"unlabelled": np.setdiff1d(train, data.labeled), "labelled": data.labeled, "all": train}[name]
     if not len(found):
         raise ConfigError(f"there are no {name} samples: all {len(train)} of the training part have labels; keep few of them with "
-                          "data.labels_per_class=4")
+                          "data.labels_per_class=4 or data.labels=40")
     return found
 
 

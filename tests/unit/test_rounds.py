@@ -142,16 +142,16 @@ def test_a_class_without_a_label_is_told() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts" / "plans").glob("*.yaml")), ids=lambda p: p.stem)
-def test_plans_are_valid_and_their_commands_compose(path: Path, tmp_path: Path) -> None:
+def test_plans_are_valid_and_their_overrides_compose(path: Path, tmp_path: Path) -> None:
     from tests.configs import composed
 
     plan = self_train.read_plan(yaml.safe_load(path.read_text()), tmp_path, 3, ["data=digits", "data.labels_per_class=4"])
     for number, stage in enumerate(plan.stages):
-        command = plan.command(number)
-        assert f"seed={3 + 1000 * number}" in command
-        assert "data.seed=3" in command
-        assert (f"data.pseudo_labels={tmp_path / stage.name / 'pseudo_labels.npz'}" in command) == (stage.labels is not None)
-        assert composed(*(o for o in command[1:] if not o.startswith("hydra.")))["data"]["labels_per_class"] == 4
+        given = plan.given(number)
+        assert f"seed={3 + 1000 * number}" in given
+        assert "data.seed=3" in given
+        assert (f"data.pseudo_labels={tmp_path / stage.name / 'pseudo_labels.npz'}" in given) == (stage.labels is not None)
+        assert composed(*(o for o in given[1:] if not o.startswith("hydra.")))["data"]["labels_per_class"] == 4
 
 
 @pytest.mark.parametrize(("content", "message"), [
