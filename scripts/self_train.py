@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from ssl_suite.config import ConfigError, nearest
-from ssl_suite.programs import claimed, finished_run, guarded, parser, planned
-from ssl_suite.rounds import Labelling, Report, check_start, ensemble_accuracy, label, read_report, write_json
+from ssl_suite.config import ConfigError, check_target, nearest
+from ssl_suite.programs import claimed, guarded, parser, planned, trained_run
+from ssl_suite.rounds import Labelling, Report, check_confidence, check_start, ensemble_accuracy, label, read_report, write_json
 from ssl_suite.run import build_data, plain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,16 +67,15 @@ class Plan:
     ensemble: list[str] = field(default_factory=list)
     stop_on_gap: bool = False
 
-    def command(self, number: int) -> list[str]:
-        """Arguments of train.py for a stage."""
+    def given(self, number: int) -> list[str]:
+        """Overrides of train.py for a stage."""
         stage, folder = self.stages[number], self.folder / self.stages[number].name
         given = [*self.overrides, *stage.train, f"seed={self.seed + 1000 * number}", f"data.seed={self.seed}"]
         for other in self.stages:
             given = [o.replace(f"{{{other.name}}}", str(self.folder / other.name)) for o in given]
         if stage.labels is not None:
             given.append(f"data.pseudo_labels={folder / 'pseudo_labels.npz'}")
-        resume = [f"resume={folder}"] if (folder / "config.yaml").is_file() else []
-        return [str(ROOT / "train.py"), *given, f"hydra.run.dir={folder}", *resume]
+        return given
 
 
 def read_plan(content: dict[str, Any], folder: Path, seed: int, overrides: list[str]) -> Plan:
@@ -87,6 +87,8 @@ def read_plan(content: dict[str, Any], folder: Path, seed: int, overrides: list[
     for key in content:
         if key not in (known := {"common", "stages", "ensemble", "stop_on_gap"}):
             raise ConfigError(f"unknown key '{key}' in the plan{nearest(key, known)}")
+    given = [*content.get("common", []), *overrides]
+    packages = OmegaConf.from_dotlist([o for o in given if o.startswith("trusted_packages=")]).get("trusted_packages", [])
     stages: list[Stage] = []
     for name, node in content["stages"].items():
         before = [stage.name for stage in stages]
@@ -98,13 +100,25 @@ def read_plan(content: dict[str, Any], folder: Path, seed: int, overrides: list[
             if options["teacher"] not in before:
                 raise ConfigError(f"stages.{name}.labels.teacher={options['teacher']} is no stage before it"
                                   f"{nearest(str(options['teacher']), set(before))}")
-            labels = Labelling.read(options, f"stages.{name}.labels")
+            turn = 1 + sum(stage.labels is not None for stage in stages)
+            labels = Labelling.read(options, f"stages.{name}.labels", packages, turn)
         stages.append(Stage(name, list(node.get("train", [])), labels))
     for name in content.get("ensemble", []):
         if name not in (names := {stage.name for stage in stages}):
             raise ConfigError(f"ensemble: there is no stage '{name}'{nearest(name, names)}")
-    return Plan(folder, seed, [*content.get("common", []), *overrides], stages, content.get("ensemble", []),
-                content.get("stop_on_gap", False))
+    return Plan(folder, seed, given, stages, content.get("ensemble", []), content.get("stop_on_gap", False))
+
+
+def check(plan: Plan) -> None:
+    """Refuse, before anything is trained, data that stages cannot work on and teachers without the confidence asked for."""
+    with hydra.initialize_config_module("configs", version_base="1.3"):
+        configs = {stage.name: hydra.compose("train", plan.given(number)) for number, stage in enumerate(plan.stages)}
+    labels = [stage.labels for stage in plan.stages if stage.labels is not None]
+    for one in labels:
+        if one.rank == "method":
+            teacher = configs[one.teacher]
+            check_confidence(check_target(teacher.model._target_, "model._target_", teacher.trusted_packages))
+    check_start(build_data({"data": plain(configs[plan.stages[0].name].data)}, None), [one.pool for one in labels])
 
 
 def prepare(plan: Plan, number: int) -> Report | None:
@@ -133,20 +147,15 @@ def prepare(plan: Plan, number: int) -> Report | None:
 def run(plan: Plan, content: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     """All stages of a plan; what is said of each, as stage -> column -> number."""
     rows: dict[str, dict[str, float | None]] = {}
+    if not (plan.folder / plan.stages[0].name / "config.yaml").is_file():
+        check(plan)
     with claimed(plan.folder, {"plan": content, "overrides": plan.overrides, "seed": plan.seed}):
-        if not (plan.folder / plan.stages[0].name / "config.yaml").is_file():
-            with hydra.initialize_config_module("configs", version_base="1.3"):
-                composed = hydra.compose("train", [o for o in plan.command(0)[1:] if not o.startswith("hydra.")])
-            pools = [stage.labels.pool for stage in plan.stages if stage.labels is not None]
-            check_start(build_data({"data": plain(composed.data)}, None), pools)
         for number, stage in enumerate(plan.stages):
             found = prepare(plan, number)
             if plan.stop_on_gap and found is not None and found.gap is not None and found.gap < 0:
                 Console().print(f"stopped before stage {stage.name}: its gap is {found.gap:.3f}")
                 break
-            summary = plan.folder / stage.name / "summary.json"
-            if not summary.is_file():
-                finished_run(plan.command(number), plan.folder / stage.name)
+            summary = trained_run(plan.folder / stage.name, plan.given(number)) / "summary.json"
             told = {} if found is None else {name: getattr(found, name) for name in
                                              ("kept", "diversity", "mean_confidence", "gap", "accuracy_pool", "accuracy_kept")}
             rows[stage.name] = {**told, "test_accuracy": loads(summary.read_text())["scores"].get("accuracy")}

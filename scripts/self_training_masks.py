@@ -14,16 +14,16 @@ Rows, each a run of train.py on as many steps:
 ``all``           the teacher with every label: the ceiling
 
 A teacher guesses once, by the mean over five sizes and both mirror images, and writes ``pseudo_masks.npz`` (index, target,
-confidence, kept). Every student starts from fresh weights, by another seed than its teacher's. Cells are finished when their
-summary.json exists, so the same command takes a stopped table up.
+confidence, kept) and, beside it, ``pseudo_masks_report.json``. Every student starts from fresh weights, by another seed than its
+teacher's. The same command takes a stopped table up: a run is finished when its summary.json exists, and one that was killed in the
+middle goes on. Rows, labels and seeds may be added in the same folder; other overrides need another ``--runs``.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import signal
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,28 +33,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ssl_suite.config import ConfigError
-from ssl_suite.functional.segmentation import agreement, averaged_probs
-from ssl_suite.io.checkpoints import AtomicCheckpointIO, whole_file
-from ssl_suite.programs import guarded, parser, write_rows
+from ssl_suite.functional.segmentation import VOID, agreement, averaged_probs
+from ssl_suite.io.checkpoints import whole_file
+from ssl_suite.programs import claimed, guarded, parser, trained_run, write_rows
+from ssl_suite.rounds import each_checkpoint, pool, write_json
 from ssl_suite.run import Run, build_data, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("supervised", "fixmatch", "st", "st_fixmatch", "st_plus_plus", "all")
 Guess = dict[str, np.ndarray]
-
-
-def train(folder: Path, given: list[str]) -> Path:
-    """Run train.py unless it has run; ConfigError with the end of its log where it fails."""
-    if not (folder / "summary.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-        with (folder / "log.txt").open("w") as log:
-            done = subprocess.run([sys.executable, str(ROOT / "train.py"), *given, f"hydra.run.dir={folder}"], cwd=ROOT,
-                                  env=environment, stdout=log, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise ConfigError(f"{folder} ended with code {done.returncode}: {(folder / 'log.txt').read_text()[-600:]}")
-    return folder
 
 
 @torch.no_grad()
@@ -75,27 +62,19 @@ def guesses(run: Run, data: Any, index: np.ndarray) -> Guess:
 @torch.no_grad()
 def reliability(run: Run, data: Any, index: np.ndarray) -> np.ndarray:
     """How little the masks of a run changed while it learnt: mean agreement of its checkpoints with the last, (M,)."""
-    files = sorted((run.folder / "checkpoints").glob("*.ckpt"))
-    if len(files) < 2:
-        raise ConfigError(f"{run.folder} kept {len(files)} checkpoints; stability needs two or more: "
-                          "callbacks.checkpoint.save_top_k=-1 callbacks.checkpoint.every_n_epochs=10")
-    masks = []
-    for file in files:
-        run.method.load_state_dict(AtomicCheckpointIO().load_checkpoint(file)["state_dict"])
-        batches = data.clean_loader("train", index, shard=False)
-        masks.append(torch.cat([run.method.logits(batch).argmax(1) for batch in batches]))
-    earlier = [agreement(mask, masks[-1], data.spec.num_classes) for mask in masks[:-1]]
-    return torch.stack(earlier).mean(0).numpy()
+    *masks, last = each_checkpoint(run, lambda: torch.cat([run.method.logits(batch).argmax(1) for batch in
+                                                           data.clean_loader("train", index, shard=False)]))
+    return torch.stack([agreement(mask, last, data.spec.num_classes) for mask in masks]).mean(0).numpy()
 
 
 def unlabelled(run: Run) -> tuple[Any, np.ndarray]:
     """The data of a run, and its training pictures without a label."""
     data = build_data({**run.config, "data": {**run.config["data"], "pseudo_masks": None}}, run.method.tags)
-    return data, np.setdiff1d(data.parts["train"][1], data.labeled)
+    return data, pool(data, "unlabelled")
 
 
 def guess(teacher: Path, file: Path, share: float = 1.0, base: Path | None = None) -> Path:
-    """Write what a run guesses of the unlabelled pictures, unless it is written.
+    """Write what a run guesses of the unlabelled pictures, and a report of it, unless they are written.
 
     Args:
         teacher: run folder.
@@ -103,19 +82,47 @@ def guess(teacher: Path, file: Path, share: float = 1.0, base: Path | None = Non
         share: share that is kept, the stablest first.
         base: guesses of an earlier teacher, whose kept ones stay.
     """
-    if not file.is_file():
+    report = file.with_name(f"{file.stem}_report.json")
+    if not report.is_file():
         run = load_run(teacher)
         data, index = unlabelled(run)
-        made = guesses(run, data, index)
+        made, stable = guesses(run, data, index), None
         if base is not None:
             old = dict(np.load(base))
             made["target"][old["kept"]] = old["target"][old["kept"]]
         if share < 1.0:
-            order = np.argsort(-reliability(run, data, index), kind="stable")
-            made["kept"] = np.isin(np.arange(len(index)), order[: round(share * len(index))])
+            stable = reliability(run, data, index)
+            made["kept"] = np.isin(np.arange(len(index)), np.argsort(-stable, kind="stable")[: round(share * len(index))])
         with whole_file(file) as written:
             np.savez(written, **made)  # type: ignore[arg-type]
+        write_json(report, {"teacher": teacher.name, **said(made, stable, data)})  # the last: with it the guesses are complete
     return file
+
+
+def said(made: Guess, stable: np.ndarray | None, data: Any) -> dict[str, Any]:
+    """What there is to say of guessed masks; true masks are read here alone, after all is decided.
+
+    Args:
+        made: the guesses.
+        stable: how reliable each is, (M,); None where it is not known.
+        data: the data they were made on, without pseudo-masks.
+
+    Returns:
+        How many pictures and how many of them are kept; of these the share of each class in the pixels, mean confidence and mean
+        reliability; and the accuracy over pixels, of all and of the kept, None where no pixel has a true class.
+    """
+    kept, classes = made["kept"], data.spec.classes
+    truth = torch.cat([batch["y"] for batch in data.clean_loader("train", made["index"], shard=False)]).numpy()
+    shares = np.bincount(made["target"][kept].ravel(), minlength=len(classes)) / made["target"][kept].size
+
+    def accuracy(rows: np.ndarray) -> float | None:
+        right = (made["target"][rows] == truth[rows])[truth[rows] != VOID]
+        return float(right.mean()) if right.size else None
+
+    return {"pictures": len(kept), "kept": int(kept.sum()), "classes": dict(zip(classes, shares.tolist(), strict=True)),
+            "mean_confidence": float(made["confidence"][kept].mean()),
+            "mean_reliability": None if stable is None else float(stable[kept].mean()),
+            "accuracy_pool": accuracy(np.ones_like(kept)), "accuracy_kept": accuracy(kept)}
 
 
 def cell(row: str, folder: Path, common: list[str], labels: int, seed: int) -> Path:
@@ -125,13 +132,13 @@ def cell(row: str, folder: Path, common: list[str], labels: int, seed: int) -> P
 
     def stage(name: str, number: int, pseudo: Path | None, *given: str) -> Path:
         masks = [] if pseudo is None else [f"data.pseudo_masks={pseudo}"]
-        return train(folder / name, [*student, *masks, *given, f"seed={seed + 1000 * number}"])
+        return trained_run(folder / name, [*student, *masks, *given, f"seed={seed + 1000 * number}"])
 
     if row == "all":
-        return train(folder / row, ["model=segmentation", *common, "data.labels=null", f"seed={seed}"])
+        return trained_run(folder / row, ["model=segmentation", *common, "data.labels=null", f"seed={seed}"])
     if row == "fixmatch":
         return stage(row, 0, None)
-    teacher = train(folder / "supervised", ["model=segmentation", *common, f"data.labels={labels}", *keep, f"seed={seed}"])
+    teacher = trained_run(folder / "supervised", ["model=segmentation", *common, f"data.labels={labels}", *keep, f"seed={seed}"])
     if row == "supervised":
         return teacher
     if row == "st_plus_plus":
@@ -167,12 +174,15 @@ def main() -> None:
     arguments.add_argument("--runs", type=Path, default=ROOT / "runs" / "self_training_masks", help="folder of the runs")
     arguments.add_argument("--csv", type=Path, help="write every run's scores there")
     given = arguments.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run at work too
     common = [f"experiment={given.experiment}", f"data.path={Path(given.data).resolve()}", *given.set]
     records: list[dict[str, Any]] = []
     for labels in given.labels:
         for seed in given.seeds:
             for row in given.rows:
-                run = cell(row, given.runs.resolve() / f"{labels if row != 'all' else 'all'}-{seed}", common, labels, seed)
+                folder = given.runs.resolve() / f"{labels if row != 'all' else 'all'}-{seed}"
+                with claimed(folder, {"overrides": common}):
+                    run = cell(row, folder, common, labels, seed)
                 summary = json.loads((run / "summary.json").read_text())
                 records.append({"row": row, "labels": labels, "seed": seed, "commit": summary["commit"],
                                 "seconds": summary["wall_seconds"], **summary["scores"]})

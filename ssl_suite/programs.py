@@ -152,3 +152,12 @@ def finished_run(command: Sequence[str], folder: Path) -> None:
     if done.returncode:
         tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
         raise ConfigError(f"{folder.name} ended with code {done.returncode}: {tail}")
+
+
+def trained_run(folder: Path, overrides: Sequence[str]) -> Path:
+    """A finished run of ``train.py``: as it is, taken up where it was stopped, or started."""
+    if not (folder / "summary.json").is_file():
+        resume = [f"resume={folder}"] if (folder / "config.yaml").is_file() else []
+        train = str(Path(__file__).resolve().parents[1] / "train.py")
+        finished_run([train, *overrides, f"hydra.run.dir={folder}", *resume], folder)
+    return folder

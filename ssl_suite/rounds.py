@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ssl_suite.config import ConfigError, check_arguments, check_target
+from ssl_suite.config import ConfigError, arguments, check_arguments, check_target
 from ssl_suite.data.pseudo import PseudoLabels
+from ssl_suite.functional import selection
 from ssl_suite.functional.selection import certainty, entropy
 from ssl_suite.io.checkpoints import AtomicCheckpointIO, intact
 from ssl_suite.run import Run, build_data, building, load_run
@@ -23,6 +24,9 @@ FALL = 0.1
 SHRINK = 0.25
 """A loss of a class's share of the kept labels, as a part of that share, that brings a warning: one class starves before the
 entropy of many shows it."""
+SURE = 0.75
+"""Least confidence that a rule must ask for before samples may weigh by their entropy: nothing verifies the guesses here, and among
+all of them such weights favour the wrong ones. It is the default of `selection.fixed`."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,16 @@ class Labelling:
 
     Attributes:
         teacher: stage whose run labels the pool; the stage before by default.
-        select: rule of `ssl_suite.functional.selection`, or your own, by its ``_target_`` and arguments; None keeps all.
+        select: rule of `ssl_suite.functional.selection`, or your own of ``trusted_packages``, by ``_target_`` and arguments; None
+            keeps all. A parameter named ``turn`` gets the number of the stage among those with labels, from 1.
         pool: samples to label: ``unlabelled``, ``labelled`` or ``all``.
         soft: keep the probabilities and not the most probable class.
         given: share of the given label in the target of a labelled sample; the teacher has the rest.
         balance: the same number of each class: too many lose their least confident, too few weigh more.
-        weight: weight of a sample: ``one``, its ``certainty`` 1 - H / ln K, or its ``entropy`` H / ln K.
-        rank: what ``select`` ranks by: ``confidence``, or ``agreement`` of the teacher's earlier checkpoints with its last.
+        weight: weight of a sample: ``one``, its ``certainty`` 1 - H / ln K, or its ``entropy`` H / ln K, the last only with a rule
+            that keeps nothing below the confidence `SURE`.
+        rank: what ``select`` ranks by: ``confidence``, the highest probability; ``agreement`` of the teacher's earlier checkpoints
+            with its last; or ``method``, the confidence that the teacher's method has of its own, as `TSimilarity` has.
     """
 
     teacher: str
@@ -47,33 +54,34 @@ class Labelling:
     given: float = 0.5
     balance: bool = False
     weight: Literal["one", "certainty", "entropy"] = "one"
-    rank: Literal["confidence", "agreement"] = "confidence"
+    rank: Literal["confidence", "agreement", "method"] = "confidence"
 
     @classmethod
-    def read(cls, node: Mapping[str, Any], where: str, packages: tuple[str, ...] = ()) -> Labelling:
+    def read(cls, node: Mapping[str, Any], where: str, packages: Sequence[str] = (), turn: int = 1) -> Labelling:
         """Checked options of a stage.
 
         Args:
             node: option -> value.
             where: place in the plan, for messages.
             packages: packages that a rule may come from besides the suite's own.
+            turn: number of the stage among those with labels.
 
         Raises:
-            ConfigError: an unknown option, an ill-typed value, a rule that does not exist or takes other arguments.
+            ConfigError: an unknown option, an ill-typed value, a rule that does not exist or takes other arguments, one that cannot
+                rank as asked, or weights that favour what nobody has verified.
         """
         check_arguments(cls, node, where)
         options = cls(**node)
         if not 0.0 <= options.given <= 1.0:
             raise ConfigError(f"{where}.given={options.given} must lie in [0, 1]")
-        if options.select is not None:
-            if "_target_" not in options.select:
-                raise ConfigError(f"{where}.select names no rule: _target_ is missing")
-            rule = check_target(options.select["_target_"], f"{where}.select._target_", packages)
-            check_arguments(rule, {**options.select, "_partial_": True}, f"{where}.select")
-        least = (options.select or {}).get("threshold", 0.0)
-        if options.weight == "entropy" and not least:
-            raise ConfigError(f"{where}.weight=entropy gives most weight to what the teacher knows least, which needs a rule "
-                              f"with a threshold; set {where}.select, or take weight: certainty")
+        rule, select = (None, {}) if options.select is None else checked_rule(options.select, f"{where}.select", packages, turn)
+        options = replace(options, select=select or None)
+        if options.rank != "confidence" and (rule is None or "score" not in inspect.signature(rule).parameters):
+            raise ConfigError(f"{where}.rank={options.rank} needs a rule that ranks, top or curriculum; "
+                              f"{rule.__name__ if rule else 'no rule'} takes no score: set {where}.select")
+        if options.weight == "entropy" and least_confidence(rule, select) < SURE:
+            raise ConfigError(f"{where}.weight=entropy gives most weight to what the teacher knows least, and nothing verifies it; "
+                              f"set {where}.select to fixed or margin, with a threshold of {SURE} or more, or weight: certainty")
         return options
 
     def keep(self, probs: np.ndarray, score: np.ndarray | None = None) -> np.ndarray:
@@ -83,8 +91,6 @@ class Labelling:
         rule = check_target(self.select["_target_"], "select", (self.select["_target_"].split(".")[0],))
         given = {key: value for key, value in self.select.items() if key != "_target_"}
         if score is not None:
-            if "score" not in inspect.signature(rule).parameters:
-                raise ConfigError(f"rank: agreement needs a rule that ranks; {rule.__name__} takes no score, top does")
             given["score"] = score
         with building("select"):
             return rule(probs, **given)
@@ -95,6 +101,33 @@ class Labelling:
             return np.ones(len(probs), np.float32)
         sure = certainty(probs).clip(0.0, 1.0).astype(np.float32)
         return sure if self.weight == "certainty" else 1.0 - sure
+
+
+def checked_rule(select: Mapping[str, Any], where: str, packages: Sequence[str], turn: int) -> tuple[Callable, dict[str, Any]]:
+    """A rule and its options, with the turn where it asks for one.
+
+    Raises:
+        ConfigError: there is no such rule, it may not be called, or takes other arguments.
+    """
+    if "_target_" not in select:
+        raise ConfigError(f"{where} names no rule: _target_ is missing")
+    rule = check_target(select["_target_"], f"{where}._target_", packages)
+    first, *names = inspect.signature(rule).parameters
+    given = {**({"turn": turn} if "turn" in names else {}), **select}
+    check_arguments(rule, {**given, "_partial_": True}, where)
+    if missing := sorted(arguments(rule)[1] - {first, *given}):
+        raise ConfigError(f"{where}.{missing[0]} is missing: {rule.__name__} needs it")
+    return rule, given
+
+
+def least_confidence(rule: Callable | None, select: Mapping[str, Any]) -> float:
+    """Confidence that all have that a rule keeps, as far as its options tell; 0 where they tell nothing.
+
+    A margin over the second class is a confidence no lower. What a share keeps hangs on the samples; your own rule tells nothing.
+    """
+    if rule not in (selection.fixed, selection.margin):
+        return 0.0
+    return select.get("threshold", inspect.signature(rule).parameters["threshold"].default)
 
 
 @dataclass
@@ -144,23 +177,50 @@ def probabilities(run: Run, data: Any, part: str, indices: np.ndarray | None = N
     return np.concatenate([run.method.logits(batch).float().softmax(1).numpy() for batch in loader])
 
 
-def agreement(run: Run, data: Any, indices: np.ndarray, final: np.ndarray) -> np.ndarray:
-    """Share of a run's earlier checkpoints that give a sample the class of the last, (N,) (ST++, arXiv 2106.05095).
+def each_checkpoint(run: Run, say: Callable[[], Any]) -> list[Any]:
+    """What is said with the weights of each checkpoint that a run kept, oldest first; its last weights are put back.
 
     Raises:
         ConfigError: the run kept fewer than two checkpoints.
     """
     paths = sorted((p for p in (run.folder / "checkpoints").glob("*.ckpt") if intact(p)), key=lambda p: p.stat().st_mtime_ns)
     if len(paths) < 2:
-        raise ConfigError(f"rank: agreement compares checkpoints and {run.folder} kept {len(paths)}; let the teacher keep them "
-                          "with callbacks.checkpoint.save_top_k=-1 and callbacks.checkpoint.every_n_epochs=N")
+        raise ConfigError(f"{run.folder} kept {len(paths)} checkpoints, and stability takes two or more; let it "
+                          "keep them with callbacks.checkpoint.save_top_k=-1 callbacks.checkpoint.every_n_epochs=N")
     last = {name: value.clone() for name, value in run.method.state_dict().items()}
-    votes = []
-    for path in paths[:-1]:
+    told = []
+    for path in paths:
         run.method.load_state_dict(AtomicCheckpointIO().load_checkpoint(path)["state_dict"])
-        votes.append(probabilities(run, data, "train", indices).argmax(1) == final)
+        told.append(say())
     run.method.load_state_dict(last)
-    return np.mean(votes, axis=0)
+    return told
+
+
+def agreement(run: Run, data: Any, part: str, indices: np.ndarray) -> np.ndarray:
+    """Share of a run's earlier checkpoints that give a sample the class of the last, (N,) (ST++, arXiv 2106.05095)."""
+    *votes, last = each_checkpoint(run, lambda: probabilities(run, data, part, indices).argmax(1))
+    return np.mean([vote == last for vote in votes], axis=0)
+
+
+def confidence(run: Run, data: Any, part: str, indices: np.ndarray) -> np.ndarray:
+    """What a run's method says of its own confidence in samples of a part, (N,) float32."""
+    check_confidence(type(run.method))
+    method: Any = run.method
+    with torch.no_grad():
+        return np.concatenate([method.confidence(batch).float().numpy() for batch in data.clean_loader(part, indices, shard=False)])
+
+
+def check_confidence(method: type) -> None:
+    """Refuse a method without a confidence of its own; ConfigError."""
+    if not hasattr(method, "confidence"):
+        raise ConfigError(f"rank: method needs a teacher whose method has a confidence of its own, as model=t_similarity has; "
+                          f"{method.__name__} has none: take rank: confidence, the highest probability, or rank: agreement")
+
+
+def scores(options: Labelling, run: Run, data: Any, part: str, indices: np.ndarray) -> np.ndarray | None:
+    """What the rule ranks samples of a part by, (N,); None where it takes the probabilities."""
+    ranks = {"agreement": agreement, "method": confidence}
+    return None if options.rank == "confidence" else ranks[options.rank](run, data, part, indices)
 
 
 def label(folder: Path, options: Labelling, previous: Report | None = None) -> tuple[PseudoLabels, Report]:
@@ -178,8 +238,7 @@ def label(folder: Path, options: Labelling, previous: Report | None = None) -> t
     data = build_data({**run.config, "data": {**run.config["data"], "pseudo_labels": None}}, None)
     index = pool(data, options.pool)
     probs = probabilities(run, data, "train", index)
-    score = agreement(run, data, index, probs.argmax(1)) if options.rank == "agreement" else None
-    kept = options.keep(probs, score)
+    kept = options.keep(probs, scores(options, run, data, "train", index))
     if not kept.any():
         raise ConfigError(f"the rule {(options.select or {}).get('_target_')} keeps none of {len(index)} samples, whose confidence "
                           f"is at most {probs.max():.3f}; lower its threshold or raise its share")
@@ -200,7 +259,7 @@ def pool(data: Any, name: str) -> np.ndarray:
     found = {"unlabelled": np.setdiff1d(train, data.labeled), "labelled": data.labeled, "all": train}[name]
     if not len(found):
         raise ConfigError(f"there are no {name} samples: all {len(train)} of the training part have labels; keep few of them with "
-                          "data.labels_per_class=4")
+                          "data.labels_per_class=4 or data.labels=40")
     return found
 
 
@@ -235,15 +294,16 @@ def report(options: Labelling, labels: PseudoLabels, probs: np.ndarray, run: Run
     truth = data.parts["train"][0].targets
     right = guessed == truth[labels.index]
     found.accuracy_pool, found.accuracy_kept = float(right.mean()), float(right[kept].mean())
-    if len(data.parts["val"][1]):
-        found.gap = gap(options, probabilities(run, data, "val"), data.parts["val"][0].targets[data.parts["val"][1]])
+    source, held = data.parts["val"]
+    if len(held):
+        found.gap = gap(options, probabilities(run, data, "val"), source.targets[held], scores(options, run, data, "val", held))
     found.warnings = alarms(found, previous, data.spec.classes)
     return found
 
 
-def gap(options: Labelling, probs: np.ndarray, y: np.ndarray) -> float:
+def gap(options: Labelling, probs: np.ndarray, y: np.ndarray, score: np.ndarray | None = None) -> float:
     """Weighted accuracy of the kept less accuracy of all: without a gap, nothing can be learned ("Mind the Gap", 2412.02674)."""
-    right, weight = (probs.argmax(1) == y).astype(float), options.weights(probs) * options.keep(probs)
+    right, weight = (probs.argmax(1) == y).astype(float), options.weights(probs) * options.keep(probs, score)
     return float((right * weight).sum() / weight.sum() - right.mean()) if weight.sum() else 0.0
 
 
@@ -278,8 +338,10 @@ def check_start(data: Any, pools: Sequence[str]) -> None:
         pools: pools of all stages.
 
     Raises:
-        ConfigError: no classes, nothing to label, or a class without a label.
+        ConfigError: masks, no classes, nothing to label, or a class without a label.
     """
+    if data.spec.masks:
+        raise ConfigError("these stages learn one class a sample, but the data have masks: take scripts/self_training_masks.py")
     if not data.spec.num_classes:
         raise ConfigError("self-training in stages needs class labels, but the data have none")
     for name in pools:

@@ -44,9 +44,9 @@ def top(probs: np.ndarray, share: float = 0.2, score: np.ndarray | None = None) 
     return kept
 
 
-def curriculum(probs: np.ndarray, turn: int, step: float = 0.2) -> np.ndarray:
+def curriculum(probs: np.ndarray, turn: int, step: float = 0.2, score: np.ndarray | None = None) -> np.ndarray:
     """In turn t, counted from 1, the share t * step (Cascante-Bonilla et al., AAAI 2021); training starts anew each time."""
-    return top(probs, min(1.0, turn * step))
+    return top(probs, min(1.0, turn * step), score)
 
 
 def random(probs: np.ndarray, share: float = 0.1, seed: int = 0) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import runpy
+import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +12,11 @@ import torch
 
 from ssl_suite.config import ConfigError
 from ssl_suite.run import load_run
+from tests.conftest import ROOT
 from tests.runs import masks, run
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def stages() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "scripts" / "self_training_masks.py"))
+sys.path.insert(0, str(ROOT / "scripts"))
+import self_training_masks as stages
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +27,10 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
                "callbacks.checkpoint.save_on_train_epoch_end=false", "trainer.max_epochs=1")
 
 
-def test_a_teacher_labels_every_pixel_of_every_other_picture_and_a_student_starts_anew(stages, teacher: Path):
-    file = stages["guess"](teacher, teacher.parent / "pseudo.npz")
+def test_a_teacher_labels_every_pixel_of_every_other_picture_and_a_student_starts_anew(teacher: Path):
+    file = stages.guess(teacher, teacher.parent / "pseudo.npz")
     made, loaded = dict(np.load(file)), load_run(teacher)
-    data, index = stages["unlabelled"](loaded)
+    data, index = stages.unlabelled(loaded)
     assert made["index"].tolist() == index.tolist()
     assert not set(index) & set(data.labeled)
     assert made["target"].shape == (len(index), 16, 16)
@@ -47,28 +44,90 @@ def test_a_teacher_labels_every_pixel_of_every_other_picture_and_a_student_start
     assert len(load_run(student).method.state_dict()) == len(theirs.state_dict())
 
 
-def test_the_stablest_half_is_kept_and_stays_when_the_rest_is_guessed_anew(stages, teacher: Path):
+def test_the_stablest_half_is_kept_and_stays_when_the_rest_is_guessed_anew(teacher: Path):
     loaded = load_run(teacher)
-    data, index = stages["unlabelled"](loaded)
+    data, index = stages.unlabelled(loaded)
     if len(list((teacher / "checkpoints").glob("*.ckpt"))) < 2:
         pytest.fail("the teacher should have kept its checkpoints")
-    score = stages["reliability"](loaded, data, index)
+    score = stages.reliability(loaded, data, index)
     assert ((score >= 0) & (score <= 1)).all()
-    first = stages["guess"](teacher, teacher.parent / "reliable.npz", 0.5)
+    first = stages.guess(teacher, teacher.parent / "reliable.npz", 0.5)
     kept = np.load(first)["kept"]
     assert kept.sum() == round(0.5 * len(index))
     assert score[kept].min() >= score[~kept].max()
     spoilt = dict(np.load(first))
     spoilt["target"][:] = 2
     np.savez(teacher.parent / "spoilt.npz", **spoilt)
-    both = np.load(stages["guess"](teacher, teacher.parent / "mixed.npz", base=teacher.parent / "spoilt.npz"))
+    both = np.load(stages.guess(teacher, teacher.parent / "mixed.npz", base=teacher.parent / "spoilt.npz"))
     assert (both["target"][kept] == 2).all()
     assert np.array_equal(both["target"][~kept], np.load(first)["target"][~kept])
     assert both["kept"].all()
 
 
-def test_one_checkpoint_is_not_enough(stages, teacher: Path):
+def test_one_checkpoint_is_not_enough(teacher: Path):
     loaded = load_run(teacher)
     loaded.folder = teacher.parent
-    with pytest.raises(ConfigError, match="kept 0 checkpoints"):
-        stages["reliability"](loaded, None, np.arange(2))
+    with pytest.raises(ConfigError, match=r"kept 0 checkpoints.*save_top_k=-1"):
+        stages.reliability(loaded, None, np.arange(2))
+
+
+def test_a_report_stands_beside_the_guesses_and_alone_reads_the_true_masks(teacher: Path, monkeypatch: pytest.MonkeyPatch):
+    loaded = load_run(teacher)
+    data, index = stages.unlabelled(loaded)
+    made = np.load(stages.guess(teacher, teacher.parent / "half.npz", 0.5))
+    told = json.loads((teacher.parent / "half_report.json").read_text())
+    truth, kept = data.parts["train"][0].masks[index], made["kept"]
+    right = np.where(truth == 255, np.nan, made["target"] == truth)  # a border of each picture has no class
+    assert (told["teacher"], told["pictures"], told["kept"]) == ("teacher", len(index), kept.sum())
+    assert told["classes"] == pytest.approx({name: (made["target"][kept] == c).mean() for c, name in
+                                             enumerate(("sky", "road", "car"))})
+    assert told["mean_confidence"] == pytest.approx(made["confidence"][kept].mean())
+    assert told["mean_reliability"] == pytest.approx(stages.reliability(loaded, data, index)[kept].mean())
+    assert (told["accuracy_pool"], told["accuracy_kept"]) == pytest.approx((np.nanmean(right), np.nanmean(right[kept])))
+
+    def hidden(run):
+        data, index = unlabelled(run)
+        source = data.parts["train"][0]
+        source.masks = source.masks.copy()
+        source.masks[index] = 255
+        return data, index
+
+    unlabelled = stages.unlabelled
+    monkeypatch.setattr(stages, "unlabelled", hidden)
+    blind = np.load(stages.guess(teacher, teacher.parent / "blind.npz", 0.5))
+    assert all(np.array_equal(blind[key], made[key]) for key in made.files)
+    other = json.loads((teacher.parent / "blind_report.json").read_text())
+    assert other == {**told, "accuracy_pool": None, "accuracy_kept": None}
+
+
+def test_guesses_without_a_report_are_made_again(teacher: Path):
+    file = teacher.parent / "torn.npz"
+    file.write_bytes(b"")
+    assert np.load(stages.guess(teacher, file))["kept"].all()
+    assert json.loads((teacher.parent / "torn_report.json").read_text())["mean_reliability"] is None
+    written = file.stat().st_mtime_ns
+    assert stages.guess(teacher, file).stat().st_mtime_ns == written
+
+
+def test_a_folder_of_other_overrides_or_another_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def table(*given: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["", "wbc_masks", "--data", "a.npz", "--seeds", "0", "--runs", str(tmp_path), *given])
+        stages.main()
+
+    def finished(row: str, folder: Path, common: list[str], labels: int, seed: int) -> Path:
+        (folder / row).mkdir(exist_ok=True)
+        (folder / row / "summary.json").write_text('{"commit": "", "wall_seconds": 1, "scores": {"miou": 0.5}}')
+        if busy:
+            table("--labels", str(labels))  # a second process meanwhile
+        return folder / row
+
+    monkeypatch.setattr(stages, "cell", finished)
+    monkeypatch.setattr(stages.signal, "signal", lambda *_: None)
+    busy = False
+    table("--labels", "4", "--rows", "st", "--set", "data.size=32")
+    table("--labels", "4", "10", "--set", "data.size=32")  # more rows and labels are no other table
+    with pytest.raises(ConfigError, match="other overrides"):
+        table("--labels", "4", "--set", "data.size=64")
+    busy = True
+    with pytest.raises(ConfigError, match="another process is still at work"):
+        table("--labels", "50")

@@ -17,12 +17,15 @@ from ssl_suite.method import Method
 from ssl_suite.methods.distillation.self_distillation import SelfDistillation
 from ssl_suite.methods.self_training.comatch import CoMatch
 from ssl_suite.methods.self_training.fixmatch import FixMatch
+from ssl_suite.methods.self_training.future_teacher import FutureTeacher
 from ssl_suite.methods.self_training.mixmatch import MixMatch
+from ssl_suite.methods.self_training.policies import Dash, FlexMatch, FreeMatch, SoftMatch
 from ssl_suite.methods.self_training.pseudo_label import PseudoLabel
 from ssl_suite.methods.self_training.remixmatch import ReMixMatch
 from ssl_suite.methods.self_training.simmatch import SimMatch
 from ssl_suite.methods.supervised.classifier import Classifier
 from ssl_suite.optim import Constant
+from ssl_suite.testing import tiny_backbone, tiny_batch, tiny_spec, tiny_views
 from ssl_suite.views import Views
 
 
@@ -146,8 +149,15 @@ class Losses(Callback):
         self.seen.append(float(outputs["loss"]))
 
 
+def with_policy(policy, *given, **options) -> FixMatch:
+    return FixMatch(*given, policy=policy(), **options)
+
+
 MIXED = {"mixmatch": MixMatch, "remixmatch": partial(ReMixMatch, spec=Spec("images", (1, 8, 8), ("a", "b", "c"))),
-         "comatch": partial(CoMatch, queue_size=40), "simmatch": SimMatch}
+         "comatch": partial(CoMatch, queue_size=40), "simmatch": SimMatch,
+         "freematch": partial(with_policy, partial(FreeMatch, 3)),
+         "flexmatch": partial(with_policy, partial(FlexMatch, 3, 100, 0.4)),
+         "softmatch": partial(with_policy, partial(SoftMatch, 3)), "dash": partial(with_policy, partial(Dash, warmup_steps=2))}
 
 
 @pytest.mark.parametrize("name", MIXED)
@@ -164,6 +174,28 @@ def test_what_is_remembered_survives_a_resume(tmp_path, name):
     assert len(set(whole.seen)) == 8
     for key, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("way", ["deep", "wide"])
+def test_a_teacher_of_the_future_survives_a_resume(tmp_path, way):
+    spec = tiny_spec("images", target="mask")
+
+    def make() -> FutureTeacher:
+        torch.manual_seed(0)
+        return FutureTeacher(tiny_backbone("maps", spec), tiny_views(spec), num_classes=3, ahead=1, way=way, ema_decay=0.5, **ADAM)
+
+    batches = [{"labeled": tiny_batch(spec, 4, 20 * i), "unlabeled": tiny_batch(spec, 8, 200 + 20 * i, labels=False)}
+               for i in range(2)]
+    first, second, whole, part = make(), make(), Losses(), Losses()
+    ends = [fit(first, batches, 2, (whole, Save(tmp_path / "at.ckpt", 2))),
+            fit(second, batches, 2, (part,), ckpt_path=tmp_path / "at.ckpt")]
+    assert part.seen == whole.seen[2:]
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+    assert not torch.equal(first.teacher_head.weight, first.head.weight)
+    memories = [end.optimizers[0].state_dict()["state"] for end in ends]
+    for key, state in memories[0].items():
+        assert all(torch.equal(value, memories[1][key][name]) for name, value in state.items())
 
 
 def test_probe_learns_without_touching_its_backbone():
