@@ -14,44 +14,38 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ssl_suite.config import ConfigError
 from ssl_suite.functional.segmentation import VOID
-from ssl_suite.io.checkpoints import AtomicCheckpointIO
 from ssl_suite.programs import guarded, parser, write_rows
+from ssl_suite.rounds import each_checkpoint, pool
 from ssl_suite.run import build_data, load_run
 
 
 @torch.no_grad()
 def judged(folder: Path) -> list[dict[str, Any]]:
-    """One record for each checkpoint of a run: run, step, and accuracy over all pixels of its unlabelled training pictures.
+    """One record for each checkpoint of a run: run, progress in (0, 1], and accuracy over all pixels of its unlabelled pictures.
 
     Raises:
         ConfigError: the run kept fewer than two checkpoints.
     """
     run = load_run(folder)
-    files = sorted((folder / "checkpoints").glob("*.ckpt"))
-    if len(files) < 2:
-        raise ConfigError(f"{folder} kept {len(files)} checkpoints, and following a teacher takes two or more: "
-                          "callbacks.checkpoint.save_top_k=-1 callbacks.checkpoint.every_n_epochs=1")
     data = build_data(run.config, run.method.tags)
-    index = np.setdiff1d(data.parts["train"][1], data.labeled)
-    method, records = run.method.eval(), []
-    for file in files:
-        checkpoint = AtomicCheckpointIO().load_checkpoint(file)
-        method.load_state_dict(checkpoint["state_dict"])
+    index = pool(data, "unlabelled")
+
+    def accuracy() -> float:
         right = pixels = 0
         for batch in data.clean_loader("train", index, shard=False):
             counts = batch["y"] != VOID
-            right += int((method.logits(batch).argmax(1) == batch["y"])[counts].sum())
+            right += int((run.method.logits(batch).argmax(1) == batch["y"])[counts].sum())
             pixels += int(counts.sum())
-        records.append({"run": folder.name, "step": checkpoint["global_step"], "accuracy": right / pixels})
-    return records
+        return right / pixels
+
+    found = each_checkpoint(run, accuracy)
+    return [{"run": folder.name, "progress": (i + 1) / len(found), "accuracy": value} for i, value in enumerate(found)]
 
 
 def main() -> None:
