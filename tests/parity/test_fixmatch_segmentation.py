@@ -11,7 +11,17 @@ from ssl_suite.batch import Batch
 from ssl_suite.functional.mixing import cutmix_boxes
 from ssl_suite.functional.segmentation import IGNORE
 from ssl_suite.methods.self_training.fixmatch_segmentation import BOXES, FixMatchSegmentation
-from ssl_suite.methods.self_training.policies import UDA, EntropyPercentile, FixedThreshold, FlexMatch, FreeMatch, Policy
+from ssl_suite.methods.self_training.policies import (
+    UDA,
+    AdaMatch,
+    Dash,
+    EntropyPercentile,
+    FixedThreshold,
+    FlexMatch,
+    FreeMatch,
+    Policy,
+    SoftMatch,
+)
 from ssl_suite.methods.supervised.segmentation import Segmenter
 from ssl_suite.testing import tiny_backbone, tiny_batch, tiny_spec
 from ssl_suite.views import Views
@@ -113,7 +123,7 @@ def test_true_masks_of_unlabelled_pictures_are_not_looked_at():
     assert torch.equal(plain, make().step(given).loss)
 
 
-@pytest.mark.parametrize("policy", [UDA(0.4), FreeMatch(3), EntropyPercentile()])
+@pytest.mark.parametrize("policy", [UDA(0.4), FreeMatch(3), EntropyPercentile(), SoftMatch(3), AdaMatch(3), Dash()])
 @pytest.mark.parametrize("mix", ["cutmix", "classmix", "none"])
 def test_policies_judge_pixels(policy: Policy, mix: str):
     method = make(policy, mix=mix)
