@@ -66,6 +66,46 @@ def test_a_list_says_which_samples_are_labelled(suffix: str, tmp_path: Path) -> 
     assert not data.targets.any()
 
 
+def test_labelled_samples_that_are_not_trained_on_are_told(tmp_path: Path) -> None:
+    plain, tailed = digits().split(), digits(long_tail=0.1).split()
+    gone = np.setdiff1d(np.arange(1258), np.concatenate([tailed["train"], tailed["val"]]))
+    for options, strange in (({}, plain["val"]), ({"long_tail": 0.1}, gone)):
+        np.save(tmp_path / "list.npy", np.concatenate([strange[:7][::-1], (tailed if options else plain)["train"][:50]]))
+        first = ", ".join(map(str, strange[:5]))
+        with pytest.raises(ValueError, match=rf"list\.npy lists 7 labelled .* first {first}: .*val_fraction=0.*long_tail=null"):
+            digits(split_file=tmp_path / "list.npy", **options)
+    assert len(digits(split_file=tmp_path / "list.npy", val_fraction=0.0).labeled) == 57
+    np.savez(tmp_path / "split.npz", **{**plain, "labeled": plain["val"][:2]})
+    with pytest.raises(ValueError, match=rf"split\.npz lists 2 .* first {plain['val'][0]}, {plain['val'][1]}: "):
+        digits(split_file=tmp_path / "split.npz")
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    ({"val": lambda s: s["train"][:6]}, r"6 samples both in train and in val, first "),
+    ({"targets": lambda s: s["targets"] + 7}, r"targets that are no class, first .*the 10 classes are numbered from 0"),
+    ({"targets": lambda s: s["targets"] - 1}, r"targets that are no class, first "),
+    ({"targets": lambda s: s["targets"][:100]}, r"targets of shape \(100,\).*each of the 1258 training samples"),
+    ({"targets": lambda s: s["targets"] + 0.5}, r"targets of shape \(1258,\) and type float64")])
+def test_a_split_that_contradicts_itself_is_told(changes: dict[str, Any], match: str, tmp_path: Path) -> None:
+    saved = digits().split()
+    np.savez(tmp_path / "split.npz", **{**saved, **{key: change(saved) for key, change in changes.items()}})
+    with pytest.raises(ValueError, match=rf"split\.npz .*{match}"):
+        digits(split_file=tmp_path / "split.npz")
+
+
+@pytest.mark.filterwarnings("ignore:loadtxt")
+@pytest.mark.parametrize(("suffix", "values"), [(".txt", None), (".npy", np.array([], np.int64)), (".npy", np.ones(1258, bool)),
+                                                (".npy", np.array([0.5, 3.0]))])
+def test_a_list_without_positions_is_told(suffix: str, values: np.ndarray | None, tmp_path: Path) -> None:
+    path = tmp_path / f"list{suffix}"
+    if values is None:
+        path.write_text("")
+    else:
+        np.save(path, values)
+    with pytest.raises(ValueError, match=rf"list\{suffix} holds \d+ values of type .*positions of the labelled samples"):
+        digits(split_file=path)
+
+
 def test_contradictions_are_told(tmp_path: Path) -> None:
     np.save(tmp_path / "list.npy", np.array([4000]))
     np.savez(tmp_path / "split.npz", **digits().split())
