@@ -20,7 +20,8 @@ class Protocol(TypedDict, total=False):
         val_from: ``random`` holds each class out in proportion; ``end`` holds out the last samples, for data in order of time.
         long_tail: size of the last class as a share of the first, those between by a geometric law; None keeps all samples.
         labels_per_class: labelled samples of each class; None keeps all labels.
-        labels: labelled samples in all, for transcripts or whatever falls to each class; None keeps all labels.
+        labels: labelled samples in all, or their share of the training part, for transcripts or whatever falls to each class; None
+            keeps all labels.
         selection_bias: how much likelier samples far from the middle of their class are to be labelled; None draws uniformly.
         label_noise: share of training labels replaced by a wrong class.
         mistaken_for: class -> the class it is mistaken for; None replaces labels by any other class.
@@ -30,7 +31,7 @@ class Protocol(TypedDict, total=False):
     val_from: Literal["random", "end"]
     long_tail: float | None
     labels_per_class: int | None
-    labels: int | None
+    labels: int | float | None
     selection_bias: float | None
     label_noise: float
     mistaken_for: Mapping[int, int] | None

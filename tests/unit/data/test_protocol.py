@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.images.digits import DigitsDataModule
+from ssl_suite.config import ConfigError, validate
 from ssl_suite.data.protocol import divide, label
 from ssl_suite.data.sources import ArraySource
-from tests.runs import run
+from ssl_suite.run import GROUPS, build_data
+from tests.configs import composed
+from tests.runs import run, tiny_data
 
 
 def digits(**options: Any) -> DigitsDataModule:
@@ -23,7 +26,7 @@ def digits(**options: Any) -> DigitsDataModule:
 
 
 OPTIONS: list[dict[str, Any]] = [
-    {"labels_per_class": 3}, {"labels": 70, "label_noise": 0.4}, {"long_tail": 0.1}, {"val_from": "end"},
+    {"labels_per_class": 3}, {"labels": 70, "label_noise": 0.4}, {"labels": 0.0625}, {"long_tail": 0.1}, {"val_from": "end"},
     {"labels_per_class": 4, "selection_bias": 0.5}, {"label_noise": 0.5, "mistaken_for": {1: 7}}]
 
 
@@ -51,6 +54,19 @@ def test_the_last_samples_are_held_out() -> None:
 def test_a_class_without_a_label_is_told() -> None:
     with pytest.warns(UserWarning, match=r"no labelled sample is of class .*labels_per_class"):
         digits(labels=5)
+
+
+@pytest.mark.parametrize(("modality", "target"), [("series", None), ("speech", "text"), ("images", "mask")])
+def test_a_share_of_labels_passes_for_all_data(modality: str, target: str | None, tmp_path: Path) -> None:
+    def built(labels: float) -> Any:
+        config = composed("model=supervised", *tiny_data(modality, tmp_path, target), f"data.labels={labels}", folder=str(tmp_path))
+        validate(config, GROUPS)
+        return build_data(config, None)
+
+    data = built(0.25)
+    assert len(data.labeled) == round(len(data.parts["train"][1]) / 4)
+    with pytest.raises(ConfigError, match=r"data\.labels=1\.0 must be a whole number"):
+        built(1.0)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".txt"])
