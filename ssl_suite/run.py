@@ -91,6 +91,10 @@ def build_data(cfg: dict[str, Any], tags: Tags | None) -> Any:
         raise ConfigError("this method needs actions, but the data have none; take data=point_reach")
     if tags is not None and tags.target == "mask" and not data.spec.masks:
         raise ConfigError("this method needs masks, but the data have none; take data=segmentation_arrays or segmentation_folder")
+    train = data.parts["train"][1]
+    if tags is not None and tags.batch == "semi" and not len(np.setdiff1d(train, data.labeled)):
+        rank_zero_warn(f"all {len(train)} training samples are labelled, so the unlabelled batches are drawn from them alone; keep "
+                       "few labels with data.labels_per_class=4 or data.labels=0.0625, or take a supervised method")
     return data
 
 

@@ -14,6 +14,7 @@ from datamodules.images.digits import DigitsDataModule
 from ssl_suite.config import ConfigError, validate
 from ssl_suite.data.protocol import divide, label
 from ssl_suite.data.sources import ArraySource
+from ssl_suite.methods.self_training.fixmatch import FixMatch
 from ssl_suite.run import GROUPS, build_data
 from tests.configs import composed
 from tests.runs import run, tiny_data
@@ -67,6 +68,18 @@ def test_a_share_of_labels_passes_for_all_data(modality: str, target: str | None
     assert len(data.labeled) == round(len(data.parts["train"][1]) / 4)
     with pytest.raises(ConfigError, match=r"data\.labels=1\.0 must be a whole number"):
         built(1.0)
+
+
+def test_methods_for_unlabelled_samples_are_told_where_there_are_none(recwarn: pytest.WarningsRecorder) -> None:
+    def built(*overrides: str) -> Any:
+        return build_data(composed("model=fixmatch", "data=digits", "data.labels_per_class=null", *overrides), FixMatch.tags)
+
+    built("data.labels=1131")
+    assert not [w for w in recwarn if "are labelled" in str(w.message)]
+    with pytest.warns(UserWarning, match=r"all 1132 training samples are labelled.*data\.labels_per_class=4.*a supervised method"):
+        built()
+    with pytest.raises(ConfigError, match=r"the training part is empty; lower data\.val_fraction"):
+        built("data.val_fraction=0.999")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".txt"])
