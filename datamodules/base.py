@@ -39,6 +39,7 @@ class SourceDataModule(L.LightningDataModule):
 
     Attributes:
         form: ``labeled``, ``unlabeled`` or ``semi``: what `train_dataloader` gives.
+        rows: places of the samples of each part in the data where they are cut from one whole, sample by sample.
     """
 
     modality: ClassVar[Modality]
@@ -62,7 +63,7 @@ class SourceDataModule(L.LightningDataModule):
         self.views = Views(views, seed)
         self.form: Literal["labeled", "unlabeled", "semi"] = "labeled"
         self.parts: dict[str, tuple[Source, np.ndarray]] = {}
-        self.position = 0
+        self.position, self.rows = 0, dict[str, np.ndarray]()
         self._samplers: list[ShuffledSampler] = []
 
     def sources(self) -> dict[str, Source]:
@@ -103,12 +104,12 @@ class SourceDataModule(L.LightningDataModule):
             self.labeled = np.union1d(self.labeled, self.pseudo)
 
     def split(self) -> dict[str, np.ndarray]:
-        """Positions in the training source of each part, its classes and the labels used: what ``data.split_file`` reads."""
+        """Positions in the training source of each part, its classes, the labels used, and `rows`; ``data.split_file`` reads it."""
         train, kept = self.parts["train"]
         held = {"val": self.parts["val"][1]} if self.parts["val"][0] is train else {}
         labeled, targets = label(train, kept, self.spec.num_classes, self.seed, self.protocol)
         labels = {} if train.targets is None or targets is None else {"classes": train.targets, "targets": targets}
-        return {"train": kept, "labeled": labeled, **held, **labels}
+        return {"train": kept, "labeled": labeled, **held, **labels, **{f"{part}_rows": r for part, r in self.rows.items()}}
 
     def seek(self, position: int) -> None:
         """Let training start at a batch, counted from the start of the run on each process."""

@@ -91,6 +91,10 @@ def build_data(cfg: dict[str, Any], tags: Tags | None) -> Any:
         raise ConfigError("this method needs actions, but the data have none; take data=point_reach")
     if tags is not None and tags.target == "mask" and not data.spec.masks:
         raise ConfigError("this method needs masks, but the data have none; take data=segmentation_arrays or segmentation_folder")
+    train = data.parts["train"][1]
+    if tags is not None and tags.batch == "semi" and not len(np.setdiff1d(train, data.labeled)):
+        rank_zero_warn(f"all {len(train)} training samples are labelled, so the unlabelled batches are drawn from them alone; keep "
+                       "few labels with data.labels_per_class=4 or data.labels=0.0625, or take a supervised method")
     return data
 
 
@@ -116,8 +120,11 @@ def filled(node: Any, numbers: dict[str, int], packages: Sequence[str]) -> Any:
 
     Args:
         node: a mapping or a value.
-        numbers: what the data settle, as argument -> value; a value in the config goes first.
+        numbers: what the data settle, as argument -> value; a larger one in the config goes first.
         packages: packages that targets may come from besides the suite's own.
+
+    Raises:
+        ConfigError: a number in the config is smaller than what the data hold.
     """
     if not isinstance(node, dict):
         return node
@@ -125,6 +132,10 @@ def filled(node: Any, numbers: dict[str, int], packages: Sequence[str]) -> Any:
     if "_target_" in node:
         names = inspect.signature(check_target(node["_target_"], "model", packages)).parameters
         given = {name: value for name, value in numbers.items() if name in names}
+    for name, least in given.items():
+        if isinstance(number := node.get(name), int) and number < least:
+            raise ConfigError(f"{name}={number} of {node['_target_'].rsplit('.', 1)[-1]} is less than the {least} of these data; "
+                              "leave it out, it is taken from the data")
     return {**given, **{key: filled(value, numbers, packages) for key, value in node.items()}}
 
 

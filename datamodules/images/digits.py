@@ -39,6 +39,7 @@ class DigitsDataModule(SourceDataModule):
             x = resize(torch.from_numpy(x), [self.size, self.size], antialias=True).numpy()
         x = changed(x, self.domain)
         train, test = splits.hold_out(labels, len(x), self.test_fraction, self.seed, "data.test_fraction")
+        self.rows = {"train": train, "test": test}
         return {"train": ArraySource(x[train], labels[train]), "test": ArraySource(x[test], labels[test])}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from datamodules.base import SourceDataModule
 from datamodules.loader import Decode, decoder
 from ssl_suite.data.arrays import (
     ArrayFile,
+    Where,
     as_pictures,
     balanced_prefix,
     class_numbers,
@@ -36,8 +36,8 @@ class ImageArraysDataModule(SourceDataModule):
         path: ``.npz`` file, ``.npy`` file, or folder of ``.npy`` files.
         x: key of the pictures; None guesses.
         y: key of the labels; None guesses, and goes without where there are none.
-        test_where: test rows of undivided data, key to values, as ``{drawers: [0, 1]}``.
-        test_fraction: share held out where the data have no parts and ``test_where`` is None.
+        test_where: test rows of undivided data, key to values, as ``{drawers: [0, 1]}``; ``end`` for the last.
+        test_fraction: share held out where the data have no parts, at random or the last.
         max_train: use this many training pictures, the first of each class in equal numbers.
         max_test: likewise for the test part.
         size: side in pixels of packed pictures, for those that differ in size or are too many to unpack: the shorter side
@@ -54,10 +54,9 @@ class ImageArraysDataModule(SourceDataModule):
 
     modality = "images"
 
-    def __init__(self, path: str | Path, *, x: str | None = None, y: str | None = None,
-                 test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.2,
-                 max_train: int | None = None, max_test: int | None = None, size: int | None = None, max_bad: int = 10,
-                 decode: Decode = "workers", **common: Any) -> None:
+    def __init__(self, path: str | Path, *, x: str | None = None, y: str | None = None, test_where: Where = None,
+                 test_fraction: float = 0.2, max_train: int | None = None, max_test: int | None = None, size: int | None = None,
+                 max_bad: int = 10, decode: Decode = "workers", **common: Any) -> None:
         super().__init__(**common)
         if size is not None and size < 1:
             raise ValueError(f"data.size={size} must be at least 1 pixel")
@@ -89,7 +88,7 @@ class ImageArraysDataModule(SourceDataModule):
         return {part: self._source(part, pictures[part], targets[part]) for part in pictures}
 
     def _divide(self, arrays: ArrayFile, x: Any, y: np.ndarray | None) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
-        rows = divide_rows(arrays, len(x), y, self.test_where, self.test_fraction, self.seed)
+        rows = self.rows = divide_rows(arrays, len(x), y, self.test_where, self.test_fraction, self.seed)
         return {part: x[r] for part, r in rows.items()}, {part: None if y is None else y[r] for part, r in rows.items()}
 
     def _source(self, part: str, x: np.ndarray | Packed, y: np.ndarray | None) -> Source:
@@ -97,4 +96,5 @@ class ImageArraysDataModule(SourceDataModule):
         if limit is not None:
             rows = balanced_prefix(y, len(x), limit)
             x, y = x[rows], None if y is None else y[rows]
+            self.rows = {**self.rows, part: self.rows[part][rows]} if self.rows else {}
         return EncodedSource(x, self.size or 0, y, self.max_bad) if isinstance(x, Packed) else ArraySource(x, y)

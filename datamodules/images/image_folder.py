@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.base import SourceDataModule
 from datamodules.loader import Decode, decoder
-from ssl_suite.data.arrays import class_numbers, divide_rows
+from ssl_suite.data.arrays import Where, class_numbers, divide_rows
 from ssl_suite.data.files import PICTURES, Columns, Encoded, EncodedSource, PictureFiles, scan
 from ssl_suite.data.sources import Source
 
@@ -22,7 +21,8 @@ class ImageFolderDataModule(SourceDataModule):
     Args:
         path: the folder.
         size: side of the pictures in pixels: the shorter side is brought to it, the middle kept.
-        test_where: test rows, as ``{labels: [cat]}``; None follows the folders ``train`` and ``test`` where there are.
+        test_where: test rows, as ``{labels: [cat]}``, or ``end`` for the last; None follows the folders ``train`` and
+            ``test`` where there are.
         test_fraction: share held out where there are no such folders.
         max_bad: unreadable files to put up with in each process; each is replaced by a fixed other one of its class.
         decode: who decodes: ``workers``, or ``device`` (`datamodules.loader.DeviceLoader`).
@@ -35,8 +35,8 @@ class ImageFolderDataModule(SourceDataModule):
 
     modality = "images"
 
-    def __init__(self, path: str | Path, *, size: int = 64, test_where: Mapping[str, Sequence[Any]] | None = None,
-                 test_fraction: float = 0.2, max_bad: int = 10, decode: Decode = "workers", **common: Any) -> None:
+    def __init__(self, path: str | Path, *, size: int = 64, test_where: Where = None, test_fraction: float = 0.2,
+                 max_bad: int = 10, decode: Decode = "workers", **common: Any) -> None:
         super().__init__(**common)
         if size < 1:
             raise ValueError(f"data.size={size} must be at least 1 pixel")
@@ -57,6 +57,6 @@ class ImageFolderDataModule(SourceDataModule):
         pictures, columns = self.pictures()
         labels, self.names = class_numbers({"all": columns.get("labels")})
         y = labels["all"]
-        rows = divide_rows(columns, len(pictures), y, self.test_where, self.test_fraction, self.seed)
+        rows = self.rows = divide_rows(columns, len(pictures), y, self.test_where, self.test_fraction, self.seed)
         return {part: EncodedSource(pictures[r], self.size, None if y is None else y[r], self.max_bad)
                 for part, r in rows.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.base import SourceDataModule
-from ssl_suite.data.arrays import ArrayFile, as_pictures, divide_rows, find_keys
+from ssl_suite.data.arrays import ArrayFile, Where, as_pictures, divide_rows, find_keys
 from ssl_suite.data.masks import MaskArrays, WithPseudoMasks, class_table, mask_key, renumbered, resized
 from ssl_suite.data.sources import Source
 
@@ -27,8 +27,8 @@ class SegmentationArraysDataModule(SourceDataModule):
         y: key of the masks; None guesses.
         size: side, or rows and columns, that pictures and masks are brought to; None keeps that of the arrays.
         ignore: numbers in the masks that do not count, besides 255.
-        test_where: test rows of undivided data, key to values.
-        test_fraction: share held out where the data have no parts and ``test_where`` is None.
+        test_where: test rows of undivided data, key to values; ``end`` for the last.
+        test_fraction: share held out where the data have no parts, at random or the last.
         pseudo_masks: file of masks that an earlier model guessed of training pictures; see `WithPseudoMasks`.
         common: see `SourceDataModule`.
 
@@ -41,7 +41,7 @@ class SegmentationArraysDataModule(SourceDataModule):
     masks = True
 
     def __init__(self, path: str | Path, *, x: str | None = None, y: str | None = None, size: int | Sequence[int] | None = None,
-                 ignore: Sequence[int] = (), test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.2,
+                 ignore: Sequence[int] = (), test_where: Where = None, test_fraction: float = 0.2,
                  pseudo_masks: str | Path | None = None, **common: Any) -> None:
         super().__init__(**common)
         self.path, self.x, self.y, self.ignore = path, x, y, ignore
@@ -60,7 +60,7 @@ class SegmentationArraysDataModule(SourceDataModule):
         parts = {part: self._read(arrays, x, y, table) for part, (x, y) in keys.items()}
         if "all" in parts:
             x, masks = parts["all"]
-            rows = divide_rows(arrays, len(x), None, self.test_where, self.test_fraction, self.seed)
+            rows = self.rows = divide_rows(arrays, len(x), None, self.test_where, self.test_fraction, self.seed)
             parts = {part: (x[r], masks[r]) for part, r in rows.items()}
         sources: dict[str, Source] = {part: MaskArrays(*pair) for part, pair in parts.items()}
         if self.pseudo_masks is not None:

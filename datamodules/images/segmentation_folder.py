@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.base import SourceDataModule
-from ssl_suite.data.arrays import divide_rows, existing
+from ssl_suite.data.arrays import Where, divide_rows, existing
 from ssl_suite.data.files import PICTURES, scan
 from ssl_suite.data.masks import MaskFiles, WithPseudoMasks, class_table
 from ssl_suite.data.sources import Source
@@ -27,7 +27,8 @@ class SegmentationFolderDataModule(SourceDataModule):
         masks_in: name of the folders of masks, as ``SegmentationClass``.
         size: side in pixels: the shorter side is brought to it, the middle kept.
         ignore: numbers in the masks that do not count, besides 255.
-        test_where: test rows, as ``{split: [test]}``; None follows the folders ``train`` and ``test`` where there are.
+        test_where: test rows, as ``{split: [test]}``, or ``end`` for the last; None follows the folders ``train`` and
+            ``test`` where there are.
         test_fraction: share held out where there are no such folders.
         pseudo_masks: file of masks that an earlier model guessed of training pictures; see `WithPseudoMasks`.
         common: see `SourceDataModule`.
@@ -41,7 +42,7 @@ class SegmentationFolderDataModule(SourceDataModule):
     masks = True
 
     def __init__(self, path: str | Path, *, classes: Sequence[str] | None = None, images: str = "images", masks_in: str = "masks",
-                 size: int = 256, ignore: Sequence[int] = (), test_where: Mapping[str, Sequence[Any]] | None = None,
+                 size: int = 256, ignore: Sequence[int] = (), test_where: Where = None,
                  test_fraction: float = 0.2, pseudo_masks: str | Path | None = None, **common: Any) -> None:
         super().__init__(**common)
         if size < 1:
@@ -63,7 +64,7 @@ class SegmentationFolderDataModule(SourceDataModule):
             raise ValueError(f"data.path={root} has no pictures in a folder {self.images}; name it with data.images=FOLDER")
         pairs = [(files[i], self._mask(files[i])) for i in chosen]
         columns = {key: values[chosen] for key, values in columns.items() if key == "split"}
-        rows = divide_rows(columns, len(pairs), None, self.test_where, self.test_fraction, self.seed)
+        rows = self.rows = divide_rows(columns, len(pairs), None, self.test_where, self.test_fraction, self.seed)
         parts: dict[str, Source] = {part: MaskFiles([pairs[i] for i in r], self.size, table) for part, r in rows.items()}
         if self.pseudo_masks is not None:
             parts["train"] = WithPseudoMasks(parts["train"], self.pseudo_masks, len(self.names))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.base import SourceDataModule
-from ssl_suite.data.arrays import ArrayFile, class_numbers, divide_rows, find_keys, flat_key, labels_key
+from ssl_suite.data.arrays import ArrayFile, Where, class_numbers, divide_rows, find_keys, flat_key, labels_key
 from ssl_suite.data.ragged import Chosen, Pieces, RaggedSource
 from ssl_suite.data.series import archive_names, series_source
 from ssl_suite.data.sources import Source
@@ -26,7 +26,8 @@ class SeriesArraysDataModule(SourceDataModule):
         name: set within an archive of several (keys ``NAME_X_train``, ``NAME_y_train``, ``NAME_classes``).
         x: key of the series; None guesses.
         y: key of the labels; None guesses, and goes without where there are none.
-        test_where: test rows of undivided data, key to values; None follows ``split`` where the data hold it.
+        test_where: test rows of undivided data, key to values, or ``end`` for the last; None follows ``split`` where the data
+            hold it.
         test_fraction: share held out where there are neither parts nor ``split``.
         common: see `SourceDataModule`.
 
@@ -38,7 +39,7 @@ class SeriesArraysDataModule(SourceDataModule):
     modality = "series"
 
     def __init__(self, path: str | Path, *, name: str | None = None, x: str | None = None, y: str | None = None,
-                 test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.3,
+                 test_where: Where = None, test_fraction: float = 0.3,
                  **common: Any) -> None:
         super().__init__(**common)
         self.path, self.name, self.x, self.y = path, name, x, y
@@ -60,7 +61,7 @@ class SeriesArraysDataModule(SourceDataModule):
             return {part: series_source(arrays[x], labels[part], _lengths(arrays, x), f"{x} in {self.path}")
                     for part, (x, _) in keys.items()}
         key, y = keys["all"][0], labels["all"]
-        rows = divide_rows(arrays, len(arrays[key]), y, self.test_where, self.test_fraction, self.seed)
+        rows = self.rows = divide_rows(arrays, len(arrays[key]), y, self.test_where, self.test_fraction, self.seed)
         lengths = _lengths(arrays, key)
         return {part: series_source(arrays[key][r], None if y is None else y[r],
                                     None if lengths is None else lengths[r], f"{key} in {self.path}")
@@ -82,7 +83,7 @@ class SeriesArraysDataModule(SourceDataModule):
         key = labels_key(arrays, self.y, "all", n, str(self.path))
         labels, self.names = class_numbers({"all": None if key is None else arrays[key]}, arrays.get("class_names"))
         y, read = labels["all"], Pieces(flat if flat.ndim > 1 else flat[:, None], offsets)
-        rows = divide_rows(arrays, n, y, self.test_where, self.test_fraction, self.seed)
+        rows = self.rows = divide_rows(arrays, n, y, self.test_where, self.test_fraction, self.seed)
         return {part: RaggedSource(Chosen(read, r), np.diff(offsets)[r], None if y is None else y[r])
                 for part, r in rows.items()}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from datamodules.base import SourceDataModule
-from ssl_suite.data.arrays import ArrayFile, divide_rows, find_keys, flat_key, labels_key
+from ssl_suite.data.arrays import ArrayFile, Where, divide_rows, find_keys, flat_key, labels_key
 from ssl_suite.data.audio import Resampled, resampled_lengths, speech_sources
 from ssl_suite.data.ragged import Pieces, Rows
 from ssl_suite.data.sources import Source
@@ -29,8 +29,8 @@ class SpeechArraysDataModule(SourceDataModule):
         target: ``class`` or ``text``; None takes classes where there are labels, else texts, else nothing.
         y: key of the labels or texts; None guesses.
         units: symbols of texts: ``chars``, or ``phones`` separated by spaces.
-        test_where: test rows, key to values: ``{indices: [0, 1, 2, 3, 4]}``, ``{speakers: [george]}``; None follows
-            ``split`` where the data hold it.
+        test_where: test rows, key to values: ``{indices: [0, 1, 2, 3, 4]}``, ``{speakers: [george]}``; ``end`` for
+            the last; None follows ``split`` where the data hold it.
         test_fraction: share held out, stratified, where there is neither.
         common: see `SourceDataModule`.
 
@@ -42,7 +42,7 @@ class SpeechArraysDataModule(SourceDataModule):
     modality = "speech"
 
     def __init__(self, path: str | Path, *, rate: int | None = None, target: Literal["class", "text"] | None = None,
-                 y: str | None = None, units: Units = "chars", test_where: Mapping[str, Sequence[Any]] | None = None,
+                 y: str | None = None, units: Units = "chars", test_where: Where = None,
                  test_fraction: float = 0.2, **common: Any) -> None:
         super().__init__(**common)
         self.path, self.wanted, self.target, self.y, self.units = path, rate, target, y, units
@@ -80,7 +80,7 @@ class SpeechArraysDataModule(SourceDataModule):
         self.hertz = self.wanted or int(rates[0])
         labels, texts = self._labels(arrays, len(lengths))
         y = None if labels is None else np.unique(labels, return_inverse=True)[1]
-        rows = divide_rows(arrays, len(lengths), y, self.test_where, self.test_fraction, self.seed)
+        rows = self.rows = divide_rows(arrays, len(lengths), y, self.test_where, self.test_fraction, self.seed)
         sources, self.names, self.symbols = speech_sources(
             Resampled(read, rates, self.hertz), resampled_lengths(lengths, rates, self.hertz), rows, labels, texts,
             self.units, arrays.get("class_names"))

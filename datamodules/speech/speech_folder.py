@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.base import SourceDataModule
-from ssl_suite.data.arrays import divide_rows, existing
+from ssl_suite.data.arrays import Where, divide_rows, existing
 from ssl_suite.data.audio import AUDIO, AudioFiles, Read, Resampled, measure, resampled_lengths, speech_sources
 from ssl_suite.data.files import Columns, read_manifest, scan
 from ssl_suite.data.sources import Source
@@ -26,7 +25,8 @@ class SpeechFolderDataModule(SourceDataModule):
         path: the folder or the list.
         rate: samples per second; recordings of another rate are resampled.
         units: symbols of texts: ``chars``, or ``phones`` separated by spaces.
-        test_where: test rows, column (in the plural) to values, as ``{speakers: [s01, s02]}``; None follows ``split``.
+        test_where: test rows, column (in the plural) to values, as ``{speakers: [s01, s02]}``, or ``end`` for the last; None
+            follows ``split``.
         test_fraction: share held out where there is neither.
         max_bad: unreadable files to leave out with a warning.
         common: see `SourceDataModule`.
@@ -40,7 +40,7 @@ class SpeechFolderDataModule(SourceDataModule):
     modality = "speech"
 
     def __init__(self, path: str | Path, *, rate: int = 16000, units: Units = "chars",
-                 test_where: Mapping[str, Sequence[Any]] | None = None, test_fraction: float = 0.2, max_bad: int = 10,
+                 test_where: Where = None, test_fraction: float = 0.2, max_bad: int = 10,
                  **common: Any) -> None:
         super().__init__(**common)
         if rate < 1:
@@ -70,7 +70,7 @@ class SpeechFolderDataModule(SourceDataModule):
         read, lengths, rates, columns = self.recordings()
         labels, texts = columns.get("labels"), columns.get("texts")
         y = None if labels is None else np.unique(labels, return_inverse=True)[1]
-        rows = divide_rows(columns, len(lengths), y, self.test_where, self.test_fraction, self.seed)
+        rows = self.rows = divide_rows(columns, len(lengths), y, self.test_where, self.test_fraction, self.seed)
         sources, self.names, self.symbols = speech_sources(Resampled(read, rates, self.hertz),
                                                            resampled_lengths(lengths, rates, self.hertz), rows, labels, texts,
                                                            self.units)

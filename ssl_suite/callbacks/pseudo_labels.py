@@ -21,10 +21,11 @@ class PseudoLabelMonitor(L.Callback):
     on the unlabelled samples of the last batch.
 
     Args:
-        patience: steps in a row without a believed guess, ``mask_ratio`` 0, before the warning.
+        patience: steps in a row without a believed guess, ``mask_ratio`` 0, before the warning, and between two of them. The count
+            is kept in checkpoints.
     """
 
-    def __init__(self, patience: int = 500) -> None:
+    def __init__(self, patience: int = 100) -> None:
         self.patience = patience
         self._silent: Tensor | None = None
         self._last: Any = None
@@ -34,11 +35,12 @@ class PseudoLabelMonitor(L.Callback):
         self._last = batch.get("unlabeled")
         believed = outputs["logs"].get("mask_ratio")
         if believed is not None:
-            silent = torch.zeros_like(believed) if self._silent is None else self._silent
-            self._silent = torch.where(believed > 0.0, 0.0, silent + 1.0)
+            silent = torch.zeros_like(believed, dtype=torch.int64) if self._silent is None else self._silent.to(believed.device)
+            self._silent = torch.where(believed > 0.0, 0, silent + 1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._silent is not None and (steps := int(self._silent)) >= self.patience:
+            self._silent.zero_()
             rank_zero_warn(f"no pseudo-label was believed for the last {steps} steps, so only the labelled samples teach; lower "
                            "the policy's threshold (model.policy.threshold, policy=freematch), or start from pre-trained weights")
         if self._last is None or is_sharded(pl_module):
@@ -47,6 +49,12 @@ class PseudoLabelMonitor(L.Callback):
         if len(guesses) > 1 and bool((guesses == guesses[0]).all()):
             rank_zero_warn(f"all {len(guesses)} guesses on the last unlabelled batch are of class {int(guesses[0])}: the model "
                            "that teaches has gone constant; lower optimizer.lr or the unlabelled weight, or check the labels")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"silent": self._silent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._silent = state_dict["silent"]
 
 
 @torch.no_grad()

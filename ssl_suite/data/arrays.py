@@ -7,12 +7,15 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ssl_suite.data import splits
 
 Arrays = dict[str, np.ndarray]
+Where = Mapping[str, Sequence[object]] | Literal["end"] | None
+"""Which rows are the test: key to values, the last ones, or not said; see `divide_rows`."""
 Keys = dict[str, tuple[str, str | None]]
 """Part (``train``, ``test``, ``val`` or ``all``) to the keys of its samples and of its labels."""
 
@@ -208,7 +211,7 @@ def warn_of_labels(given: Mapping[str, np.ndarray], values: np.ndarray) -> None:
 
 
 def divide_rows(arrays: Mapping[str, np.ndarray], n: int, targets: np.ndarray | None,
-                where: Mapping[str, Sequence[object]] | None, fraction: float, seed: int) -> dict[str, np.ndarray]:
+                where: Where, fraction: float, seed: int) -> dict[str, np.ndarray]:
     """Rows of the parts ``train`` and ``test`` (and ``val`` where ``split`` tells them apart) of undivided data.
 
     Args:
@@ -216,9 +219,9 @@ def divide_rows(arrays: Mapping[str, np.ndarray], n: int, targets: np.ndarray | 
         n: number of rows.
         targets: class numbers, (n,), or None.
         where: key to the values that make a row a test row, as ``{speakers: [george]}``; names are looked up in
-            ``speaker_names`` where the key holds numbers. None follows ``split`` if there is one, else holds out at
-            random.
-        fraction: share of the random test part.
+            ``speaker_names`` where the key holds numbers. ``end`` takes the last rows, for data in order of time. None
+            follows ``split`` if there is one, else holds out at random.
+        fraction: share of a test part that is drawn at random or taken from the end.
         seed: seed of the random choice.
 
     Raises:
@@ -229,6 +232,11 @@ def divide_rows(arrays: Mapping[str, np.ndarray], n: int, targets: np.ndarray | 
     if where is None:
         train, held = splits.hold_out(targets, n, fraction, seed, "data.test_fraction")
         return {"train": train, "test": held}
+    if isinstance(where, str):
+        if where != "end" or not 0.0 < fraction < 1.0:
+            raise ValueError(f"data.test_where={where} must be end, the last data.test_fraction={fraction} in (0, 1), or keys with "
+                             "values")
+        return dict(zip(("train", "test"), splits.chronological(n, 1.0 - fraction), strict=True))
     test = np.ones(n, dtype=bool)
     for key, values in where.items():
         if key not in arrays or arrays[key].shape != (n,):

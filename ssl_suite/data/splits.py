@@ -85,8 +85,21 @@ def long_tailed(targets: np.ndarray, ratio: float, seed: int, among: np.ndarray 
     return np.sort(np.concatenate([rng.permutation(m)[:size] for m, size in zip(members, sizes, strict=True)]))
 
 
+def amount(labels: int | float, n: int) -> int:
+    """Number of labelled samples among ``n``: the whole number given, or a share in (0, 1) rounded, at least one.
+
+    Raises:
+        ValueError: neither of the two.
+    """
+    number = max(1, round(labels * n)) if isinstance(labels, float) and 0.0 < labels < 1.0 else labels
+    if not isinstance(number, int) or not 1 <= number <= n:
+        raise ValueError(f"data.labels={labels} must be a whole number between 1 and the {n} samples of the training part, or a "
+                         "share of them between 0 and 1: 0.0625 is a sixteenth")
+    return number
+
+
 def selection_bias_pca(x: np.ndarray, targets: np.ndarray, r: float, seed: int, per_class: int | None = None,
-                       count: int | None = None) -> np.ndarray:
+                       count: int | float | None = None) -> np.ndarray:
     """Labelled samples that are not typical of their class: drawn with probability proportional to exp(r |z|).
 
     z is the sample's place on the first principal component of its class, over standardised values (Odonnat et al.,
@@ -99,7 +112,7 @@ def selection_bias_pca(x: np.ndarray, targets: np.ndarray, r: float, seed: int, 
         r: strength of the bias; 0 draws uniformly.
         seed: seed of the choice.
         per_class: samples of each class.
-        count: samples in all, classes in proportion; give this or ``per_class``.
+        count: samples in all, or their share, classes in proportion; give this or ``per_class``.
 
     Returns:
         Sorted positions in ``x``.
@@ -110,12 +123,13 @@ def selection_bias_pca(x: np.ndarray, targets: np.ndarray, r: float, seed: int, 
     if (per_class is None) == (count is None):
         raise ValueError(f"data.selection_bias={r} says which samples are labelled, not how many: give data.labels_per_class "
                          "or data.labels")
+    wanted = 0 if count is None else amount(count, len(targets))
     values = x.reshape(len(x), -1).astype(np.float32)
     values = (values - values.mean(0)) / np.maximum(values.std(0), 1e-6)
     rng, chosen = np.random.default_rng((seed, 21)), []
     for c in np.unique(targets):
         members = np.flatnonzero(targets == c)
-        size = per_class or max(1, round((count or 0) * len(members) / len(targets)))
+        size = per_class or max(1, round(wanted * len(members) / len(targets)))
         if size > len(members):
             raise ValueError(f"class {c} has {len(members)} samples, fewer than the {size} labelled ones asked for")
         z = PCA(1, random_state=seed).fit_transform(values[members])[:, 0]
@@ -124,18 +138,18 @@ def selection_bias_pca(x: np.ndarray, targets: np.ndarray, r: float, seed: int, 
 
 
 def labelled(targets: np.ndarray | None, among: np.ndarray, seed: int, per_class: int | None = None,
-             count: int | None = None) -> np.ndarray:
-    """Which samples have a label: the same number of each class, so many in all, or every one; sorted.
+             count: int | float | None = None) -> np.ndarray:
+    """Which samples have a label: the same number of each class, so many or such a share of all, or every one; sorted.
 
     Args:
         targets: class numbers of the whole set, (N,), or None.
         among: indices to draw from.
         seed: seed of the choice.
         per_class: samples of each class.
-        count: samples in all, whatever falls to each class.
+        count: samples in all, or their share, whatever falls to each class.
 
     Raises:
-        ValueError: both numbers are given, there are too few samples, or there are no classes to balance.
+        ValueError: both numbers are given, one is out of range, there are too few samples, or there are no classes to balance.
     """
     if per_class is not None and count is not None:
         raise ValueError(f"data.labels_per_class={per_class} and data.labels={count}: give one of them")
@@ -146,9 +160,7 @@ def labelled(targets: np.ndarray | None, among: np.ndarray, seed: int, per_class
         return class_balanced(targets, per_class, seed, among)
     if count is None:
         return among
-    if not 1 <= count <= len(among):
-        raise ValueError(f"data.labels={count} must lie between 1 and the {len(among)} samples of the training part")
-    return np.sort(np.random.default_rng((seed, 15)).permutation(among)[:count])
+    return np.sort(np.random.default_rng((seed, 15)).permutation(among)[: amount(count, len(among))])
 
 
 def symmetric_noise(targets: np.ndarray, rate: float, num_classes: int, seed: int) -> np.ndarray:

@@ -52,7 +52,7 @@ class CoTraining(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """Fit to samples (N, D) and labels (N,), -1 for none.
 
         Raises:
-            ValueError: no label at all, fewer than two features, or views that are not two.
+            ValueError: no label at all or of one class alone, fewer than two features, or views that are not two.
         """
         X, y, given = partly_labelled(self, X, y)
         if X.shape[1] < 2:

@@ -15,7 +15,7 @@ def partly_labelled(estimator: BaseEstimator, X: Any, y: Any) -> tuple[np.ndarra
     """Features (N, D), labels (N,) and which of them are given, (N,) bool, checked.
 
     Raises:
-        ValueError: the arrays do not fit together, y holds no classes, or every label is missing.
+        ValueError: the arrays do not fit together, y holds no classes, every label is missing, or all given ones are of one class.
     """
     X, y = validate_data(estimator, X, y)
     given = np.ones(len(y), bool) if y.dtype.kind in "US" else np.asarray(y != -1, bool)
@@ -23,6 +23,9 @@ def partly_labelled(estimator: BaseEstimator, X: Any, y: Any) -> tuple[np.ndarra
         raise ValueError(f"all {len(y)} labels are -1, which stands for unlabelled; at least one sample of each class "
                          "needs a label")
     check_classification_targets(y[given])
+    if len(classes := np.unique(y[given])) < 2:
+        raise ValueError(f"all {given.sum()} given labels are of class {classes[0]}, which leaves nothing to tell apart; label "
+                         "at least one sample of another class")
     return X, y, given
 
 

@@ -55,7 +55,7 @@ class SelfTraining(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """Fit to samples (N, D) and labels (N,), -1 for none.
 
         Raises:
-            ValueError: no label at all, or ``balance`` with a classifier that takes no sample weights.
+            ValueError: no label at all or of one class alone, or ``balance`` with a classifier that takes no sample weights.
         """
         X, y, given = partly_labelled(self, X, y)
         self.estimator_ = base(self.estimator)

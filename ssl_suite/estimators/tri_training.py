@@ -47,7 +47,7 @@ class TriTraining(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """Fit to samples (N, D) and labels (N,), -1 for none.
 
         Raises:
-            ValueError: no label at all.
+            ValueError: no label at all or of one class alone.
         """
         X, y, given = partly_labelled(self, X, y)
         random = check_random_state(self.random_state)

@@ -98,6 +98,12 @@ def test_what_a_policy_remembers_is_saved_with_the_size_of_the_data(tmp_path: Pa
     assert 16 < (learnt > UNSEEN).sum() <= 32  # two batches of 16; a few samples may come twice
 
 
+def test_a_policy_smaller_than_the_data_is_refused_before_training(tmp_path: Path) -> None:
+    few = ("model=fixmatch", "policy=flexmatch", "data=digits", "data.labels_per_class=2", "+model.policy.num_samples=1257")
+    with pytest.raises(ConfigError, match=r"num_samples=1257 of FlexMatch is less than the 1258 of these data; leave it out"):
+        run(tmp_path / "run", *few)
+
+
 def two_steps(name: str, modality: str, folder: Path, *overrides: str) -> None:
     """A run of two batches ends with a sound summary and one checkpoint."""
     tags = locate(raw("model", name)["model"]["_target_"], name).tags

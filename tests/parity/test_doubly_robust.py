@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 from ssl_suite.methods.self_training.doubly_robust import DoublyRobust, doubly_robust_loss
 from tests.parity.tiny import Tiny, gradients, pictures, semi, views
@@ -66,6 +70,56 @@ def test_a_teacher_that_is_right_leaves_the_loss_on_all_samples():
     losses(method, batch)[0].backward()
     for name, value in gradients(method).items():
         torch.testing.assert_close(ours[name], value)
+
+
+def epoch(method, accuracies):
+    for accuracy in accuracies:
+        method.on_train_batch_end({"logs": {"teacher_accuracy": torch.tensor(accuracy)}}, {}, 0)
+    method.on_train_epoch_end()
+
+
+def test_a_teacher_without_mistakes_is_told_once():
+    method = student()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method.on_train_batch_end({"logs": {}}, {}, 0)  # the teacher's own half
+        method.on_train_epoch_end()
+    with pytest.warns(UserWarning, match=r"right on 99\.5% of the labelled samples.*model\.teacher_share=0\.5"):
+        epoch(method, [1.0, 0.99])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        epoch(method, [1.0])
+        epoch(student(), [1.0, 0.9])
+        epoch(student(mode="pseudo"), [1.0])
+
+
+def test_the_trainer_judges_the_teacher(recwarn):
+    def told(y):
+        recwarn.clear()
+        batch = semi()
+        batch["labeled"]["y"] = y
+        method = make()
+        with torch.no_grad():
+            method.head.bias.copy_(torch.tensor([0.0, 100.0, 0.0]))  # the teacher says 1
+        trainer = L.Trainer(max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+                            enable_checkpointing=False)
+        trainer.fit(method, DataLoader([batch] * 3, batch_size=None))
+        assert method.current == 1
+        return sum("correction vanishes" in str(w.message) for w in recwarn)
+
+    right = torch.ones_like(semi()["labeled"]["y"])
+    assert told(right) == 1
+    assert told(torch.cat([right[1:], right.new_zeros(1)])) == 0
+
+
+def test_accuracy_counts_the_rows_kept_from_the_teacher_alone():
+    method, batch = student(teacher_share=0.5), semi(40, 20)
+    batch["labeled"]["y"] = guesses(method, batch["labeled"])
+    assert method.step(batch).logs["teacher_accuracy"] == 1.0
+    kept = (method.taught(batch["labeled"]["index"]) == 0.0).nonzero()[0]
+    batch["labeled"]["y"][kept] = (batch["labeled"]["y"][kept] + 1) % 3
+    count = (method.taught(batch["labeled"]["index"]) == 0.0).sum()
+    torch.testing.assert_close(method.step(batch).logs["teacher_accuracy"], (count - 1) / count)
 
 
 @pytest.mark.parametrize("constant", [False, True])

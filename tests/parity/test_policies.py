@@ -256,7 +256,10 @@ def test_fixmatch_takes_every_policy(name):
     (lambda: AdaMatch(K, momentum=-1.0), r"policy\.momentum .* -1"),
     (lambda: AdaMatch(K, threshold=2.0), r"policy\.threshold .* 2"), (lambda: Dash(gamma=1.0), r"policy\.gamma .* 1\.0"),
     (lambda: Dash(warmup_steps=0), r"policy\.warmup_steps .* 0"),
-    (lambda: FlexMatch(K, N)(step(0)["probs"]), "index"), (lambda: AdaMatch(K)(step(0)["probs"]), "labeled_probs"),
+    (lambda: FlexMatch(K, N)(step(0)["probs"]), "index"),
+    (lambda: FlexMatch(K, 2)(torch.eye(K), torch.arange(K)), r"remembers 2 samples .*policy\.num_samples"),
+    (lambda: FlexMatch(K, 2)(torch.eye(K), torch.arange(K) + 5), r"remembers 2 samples and a step brings one beyond"),
+    (lambda: AdaMatch(K)(step(0)["probs"]), "labeled_probs"),
     (lambda: Dash()(step(0)["probs"], labeled_probs=step(0)["labeled_probs"]), "labels")])
 def test_bad_input_is_refused(make, message):
     with pytest.raises(ValueError, match=message):

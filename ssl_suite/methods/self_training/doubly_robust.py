@@ -17,16 +17,18 @@ Batch: ``labeled`` with ``x`` (B, ...), ``y`` (B,), ``index``; ``unlabeled`` wit
 ``epoch`` and ``length`` where present. Labelled and unlabelled rows of different T are padded to the longer.
 
 Known limits: where the teacher has learnt the labels by heart, pseudo-labels and labels agree and nothing is corrected:
-``teacher_accuracy``, on the rows of the correction, should stay below .99. With few rows the minus term is noisy, which is
-what the ramp is for. Label smoothing and mixing must touch all three terms alike, so there are none.
+``teacher_accuracy``, on the rows of the correction, should stay below .99; above, a warning is given once. With few
+rows the minus term is noisy, which is what the ramp is for. Label smoothing and mixing must touch all three terms alike, so
+there are none.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
@@ -37,6 +39,8 @@ from ssl_suite.methods.distillation.self_distillation import SelfDistillation
 from ssl_suite.views import Views
 
 SHARE_STREAM = 100
+PERFECT = 0.99
+"""Accuracy of a teacher on the rows of the correction above which there is next to nothing to correct."""
 
 
 def doubly_robust_loss(pseudo: Tensor, labeled_true: Tensor, labeled_pseudo: Tensor, alpha: float = 1.0) -> Tensor:
@@ -83,6 +87,8 @@ class DoublyRobust(SelfDistillation):
             raise ValueError(f"model.teacher_share={teacher_share} must lie in (0, 1], and the ramp needs "
                              f"0 <= model.start={start} <= model.end={end}")
         self.mode, self.teacher_share, self.start, self.end = mode, teacher_share, start, end
+        self.accuracies: list[Tensor] = []
+        self.judged = mode != "doubly_robust"  # the other modes correct nothing
 
     def taught(self, index: Tensor) -> Tensor:
         """1.0 for labelled samples that the teacher learns from, 0.0 for those kept from it, (B,); the same at all times."""
@@ -115,8 +121,22 @@ class DoublyRobust(SelfDistillation):
         else:
             loss = pseudo.mean() if self.mode == "pseudo" else torch.cat([true, pseudo]).mean()
         logs = {"loss_pseudo": pseudo.detach().mean(), "loss_correction": ((true - wrong) * weight).detach().mean(),
-                "teacher_accuracy": ((guess == y) * weight).mean()}
+                "teacher_accuracy": ((guess == y) * weight).sum() / weight.sum().clamp(min=1.0)}
         return StepOutput(loss, logs, h[: len(y)].detach())
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if not self.judged and "teacher_accuracy" in outputs["logs"]:
+            self.accuracies.append(outputs["logs"]["teacher_accuracy"])
+
+    def on_train_epoch_end(self) -> None:
+        """Judge the teacher once, at the end of the student's first epoch, so that no step waits for the device."""
+        if self.accuracies:
+            self.judged, accuracy = True, float(torch.stack(self.accuracies).mean())
+            self.accuracies.clear()
+            if accuracy > PERFECT:
+                rank_zero_warn(f"the teacher is right on {accuracy:.1%} of the labelled samples, so the correction vanishes and "
+                               "its pseudo-labels are taken as they are; keep labels from it with model.teacher_share=0.5, or "
+                               "regularise it (optimizer.weight_decay, fewer trainer.max_epochs)")
 
     def alpha(self) -> float:
         """Weight of the correction at this point of the student's training."""

@@ -44,9 +44,23 @@ def test_some_labels_of_all() -> None:
     assert len(set(chosen)) == 7
     assert set(chosen) <= set(among)
     assert chosen.tolist() == labelled(None, among, seed=1, count=7).tolist()
-    for count in (0, 21):
-        with pytest.raises(ValueError, match=rf"data\.labels={count} must lie between 1 and the 20"):
-            labelled(None, among, seed=1, count=count)
+
+
+def test_a_share_of_the_labels_is_that_number_of_them() -> None:
+    among = np.arange(20, 52)
+    for share, number in ((0.0625, 2), (0.25, 8), (0.001, 1), (0.999, 32)):
+        assert labelled(None, among, 1, count=share).tolist() == labelled(None, among, 1, count=number).tolist()
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    assert np.array_equal(selection_bias_pca(x, TARGETS, 1.0, 0, count=0.2), selection_bias_pca(x, TARGETS, 1.0, 0, count=12))
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 61, 0.0, 1.0, -0.5, 12.0, float("nan")])
+def test_neither_a_number_nor_a_share_of_labels_is_told(wrong: float) -> None:
+    match = rf"data\.labels={wrong} must be a whole number between 1 and the 60 samples .*share"
+    with pytest.raises(ValueError, match=match):
+        labelled(TARGETS, np.arange(60), 0, count=wrong)
+    with pytest.raises(ValueError, match=match):
+        selection_bias_pca(np.zeros((60, 4)), TARGETS, 1.0, 0, count=wrong)
 
 
 def test_labels_are_chosen_in_one_way() -> None:

@@ -71,6 +71,12 @@ def test_all_unlabelled_is_refused(model: Any) -> None:
         model.fit(np.eye(6), np.full(6, -1))
 
 
+@pytest.mark.parametrize("model", ALL, ids=lambda m: type(m).__name__)
+def test_labels_of_one_class_are_refused(model: Any) -> None:
+    with pytest.raises(ValueError, match=r"all 2 given labels are of class 3.*label at least one sample of another class"):
+        model.fit(np.eye(6), np.array([3, 3, -1, -1, -1, -1]))
+
+
 def test_a_policy_that_keeps_nothing_warns_and_leaves_the_supervised_classifier() -> None:
     X, y, _ = few()
     with pytest.warns(UserWarning, match="kept no pseudo-label"):

@@ -32,7 +32,7 @@ class FlexMatch(FixedThreshold):
 
     Raises:
         ValueError: the threshold lies outside [0, 1], the size of the data set is unknown, or a step brings no
-            ``index``.
+            ``index``, or one that is too large; on a GPU the latter ends in an error of the device.
     """
 
     paper = "Zhang et al., NeurIPS 2021, arXiv 2110.08263"
@@ -65,7 +65,12 @@ class FlexMatch(FixedThreshold):
 
     def remember(self, index: Tensor, target: Tensor, sure: Tensor) -> None:
         """Note the classes of sure samples; a sample drawn twice is sure if one of its views is."""
-        self.learnt[index] = self.learnt[index].clamp(min=UNSURE)
+        seen = self.learnt[:-1]
+        try:
+            seen[index] = seen[index].clamp(min=UNSURE)
+        except IndexError as error:
+            raise ValueError(f"FlexMatch remembers {len(seen)} samples and a step brings one beyond ({error}); set "
+                             "policy.num_samples above the largest index") from error
         self.learnt[torch.where(sure.bool(), index, len(self.learnt) - 1)] = target
 
 
