@@ -19,7 +19,7 @@ import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -130,6 +130,9 @@ def stop(message: str, code: int) -> NoReturn:
 def explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
     """A configuration error in one line, with the nearest valid name."""
     text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        name = error.override.partition("=")[0]
+        return f"cannot read {error.override}: a value with =, brackets, commas, spaces needs its own quotes: '{name}=\"VALUE\"'"
     if isinstance(error, MissingConfigException):
         wanted = re.search(r"Could not find '([^']*)/([^'/]+)'", text)
         options = getattr(error, "options", None)

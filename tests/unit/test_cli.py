@@ -46,6 +46,7 @@ def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fo
     (["data=image_arrays", "data.path=nowhere.npz"], "nowhere.npz does not exist"),
     (["init_from=nowhere"], "nowhere does not exist"),
     (["resume=nowhere"], "nowhere"),
+    (["init_from=runs/a=b"], "init_from=\"VALUE\""),
     (["model._target_=os.system"], "os.system lies outside"),
     (["model=tent"], "adapt.py"),
     (["model=mae", "backbone=convnet_tiny"], "ConvNet"),
