@@ -69,7 +69,7 @@ class FutureTeacher(FixMatchSegmentation):
     teachers = {"teacher_backbone": "backbone", "teacher_head": "head"}
 
     def __init__(self, backbone: Backbone, views: Views, *, num_classes: int, policy: Policy | None = None, lambda_u: float = 1.0,
-                 mix: Mix = "cutmix", rampup: float = 0.4, ahead: int = 3, way: Literal["deep", "wide"] = "deep",
+                 mix: Mix = "cutmix", rampup: float = 1.0, ahead: int = 3, way: Literal["deep", "wide"] = "deep",
                  restore: Literal["all", "weights"] = "all", ema_decay: float = 0.99, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, num_classes=num_classes, policy=policy or EntropyPercentile(), lambda_u=lambda_u, mix=mix,
                          **training)
