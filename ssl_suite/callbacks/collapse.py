@@ -25,7 +25,8 @@ class CollapseMonitor(L.Callback):
     rank. A joint embedding dies first, while the backbone's features still look well, and in one of two ways: it loses directions
     (SimSiam without the stopped gradient), or shrinks in all of them (VICReg without the variance term). So for methods with a
     ``projector``, which takes the features that the step returns, ``collapse/embedding_rankme`` is the rank of its output, and
-    ``collapse/embedding_std`` the mean standard deviation of its channels over that of the features'.
+    ``collapse/embedding_std`` the mean standard deviation of its channels over that of the features'. Methods for masks are left
+    out: their maps speak of pixels, and the mean of one hardly differs from picture to picture.
 
     Args:
         samples: features kept for the epoch's figures.
@@ -40,8 +41,8 @@ class CollapseMonitor(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:
-        features = features_of(outputs)
-        if features is not None and sum(map(len, self._kept)) < self.samples:
+        features, tags = features_of(outputs), getattr(pl_module, "tags", None)
+        if features is not None and (tags is None or tags.target != "mask") and sum(map(len, self._kept)) < self.samples:
             self._kept.append(features)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -26,8 +26,8 @@ from tests.configs import composed
 class Logged:
     """As much of a method as the monitor looks at."""
 
-    def __init__(self, projector: nn.Module | None = None, joint_embedding: bool = True) -> None:
-        self.tags, self.logs = SimpleNamespace(joint_embedding=joint_embedding), dict[str, float]()
+    def __init__(self, projector: nn.Module | None = None, joint_embedding: bool = True, target: str = "none") -> None:
+        self.tags, self.logs = SimpleNamespace(joint_embedding=joint_embedding, target=target), dict[str, float]()
         if projector is not None:
             self.projector = projector
 
@@ -44,6 +44,12 @@ def watched(method: Logged, *batches: Tensor) -> dict[str, float]:
 
 
 H = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_maps_of_pictures_with_masks_are_not_judged() -> None:
+    assert watched(Logged(target="mask"), torch.ones(400, 16)) == {}
+    with pytest.warns(UserWarning, match="features have collapsed"):
+        assert watched(Logged(target="class"), torch.ones(400, 16))
 
 
 def test_healthy_features_raise_no_warning() -> None:
