@@ -112,11 +112,15 @@ def students(eigenvalues: np.ndarray, moments: np.ndarray, decay: float, k: int)
 
 
 def least_squares(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Coefficients (k,) of the columns (k, M) or (k, M, R) nearest to a target; the shortest where there are several."""
+    """Coefficients (k,) of the columns (k, M) or (k, M, R) nearest to a target; the shortest where there are several.
+
+    Directions of less than 1e-12 of the largest are left out: with a small penalty all columns are nearly one, and what rounding
+    leaves of their differences made the fit of more students worse.
+    """
     flat = columns.reshape(len(columns), target.size)
     scale = np.linalg.norm(flat, axis=1)
     scale[scale == 0.0] = 1.0
-    return np.linalg.lstsq((flat / scale[:, None]).T, target.ravel(), rcond=None)[0] / scale
+    return np.linalg.lstsq((flat / scale[:, None]).T, target.ravel(), rcond=1e-12)[0] / scale
 
 
 def teacher_weights(xi_bar: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ Deviations: a trial leaves nothing behind, be it weights, batch-norm statistics 
 puts back the weights alone (``restore="weights"``). A wide batch is cut into ``ahead`` + 1 parts, where the official loader draws
 more batches: raise data.batch_size accordingly. The teacher moves after the real step and not before the next trial: the same
 sequence. The loss is the mean of the labelled and the unlabelled term, as in `FixMatchSegmentation`: half the paper's sum at
-``lambda_u`` 1, which grows over the first part of training, where the official code has epochs of labels alone. Domain adaptation,
+``lambda_u`` 1, which grows over training (``rampup``), where the official code starts with labels alone. Domain adaptation,
 rare-class sampling and the feature distance of the paper are left out.
 
 Batch: ``labeled`` with ``x`` (B, C, H, W), ``y`` (B, H, W), ``index``; ``unlabeled`` with ``x`` (M, C, H, W), ``index``; both with
