@@ -9,6 +9,7 @@ Rows, each a run of train.py on as many steps:
 ``fixmatch``      labelled pictures and consistency, no pseudo-masks
 ``st``            a fresh student on labelled pictures and on the teacher's masks of all others (no threshold), in strong views
 ``st_fixmatch``   the same student with the consistency switched on: the redesign
+``st_fixmatch_teacher``, ``st_fixmatch_both``    the teacher is the run of ``fixmatch``; its student without and with consistency
 ``st_plus_plus``  first a student of the half whose masks changed least between the teacher's checkpoints, which guesses the other
                   half anew; then a student of all (ST++, CVPR 2022, arXiv 2106.05095)
 ``all``           the teacher with every label: the ceiling
@@ -40,7 +41,7 @@ from ssl_suite.rounds import each_checkpoint, pool, write_json
 from ssl_suite.run import Run, build_data, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS = ("supervised", "fixmatch", "st", "st_fixmatch", "st_plus_plus", "all")
+ROWS = ("supervised", "fixmatch", "st", "st_fixmatch", "st_fixmatch_teacher", "st_fixmatch_both", "st_plus_plus", "all")
 Guess = dict[str, np.ndarray]
 
 
@@ -136,17 +137,18 @@ def cell(row: str, folder: Path, common: list[str], labels: int, seed: int) -> P
 
     if row == "all":
         return trained_run(folder / row, ["model=segmentation", *common, "data.labels=null", f"seed={seed}"])
-    if row == "fixmatch":
-        return stage(row, 0, None)
-    teacher = trained_run(folder / "supervised", ["model=segmentation", *common, f"data.labels={labels}", *keep, f"seed={seed}"])
-    if row == "supervised":
+    if row in ("fixmatch", "st_fixmatch_teacher", "st_fixmatch_both"):
+        teacher, file = stage("fixmatch", 0, None), folder / "fixmatch_masks.npz"
+    else:
+        plain = ["model=segmentation", *common, f"data.labels={labels}", *keep, f"seed={seed}"]
+        teacher, file = trained_run(folder / "supervised", plain), folder / "pseudo_masks.npz"
+    if row == teacher.name:
         return teacher
     if row == "st_plus_plus":
         reliable = guess(teacher, folder / "reliable_masks.npz", 0.5)
         middle = stage("st_reliable", 1, reliable, "model.lambda_u=0")
         return stage(row, 2, guess(middle, folder / "mixed_masks.npz", base=reliable), "model.lambda_u=0")
-    masks = guess(teacher, folder / "pseudo_masks.npz")
-    return stage(row, 1, masks, f"model.lambda_u={0.0 if row == 'st' else 1.0}")
+    return stage(row, 1, guess(teacher, file), f"model.lambda_u={0.0 if row in ('st', 'st_fixmatch_teacher') else 1.0}")
 
 
 def show(records: list[dict[str, Any]]) -> None:

@@ -57,17 +57,18 @@ def entropy_of_true(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def written_out(method: FixMatchSegmentation, given: Batch, lambda_u: float) -> torch.Tensor:
-    """The mean of the terms; labelled and weak rows share a forward."""
+    """The mean of the terms; all rows but the strong ones of the consistency share a forward."""
     x, y = method.views.paired(given["labeled"], "weak")
     unlabeled = {key: value for key, value in given["unlabeled"].items() if key != "pseudo"}
     weak, _ = method.views.paired(unlabeled, "weak")
-    out = method.head(method.backbone.maps(torch.cat([x, weak])), x)
-    logits, guess = out[:4], out[4:].detach().softmax(1)
-    terms = [entropy_of_true(logits, y)]
     strong, inside = method.views.paired(unlabeled, "weak", "strong")
+    taught = strong if "pseudo" in given["unlabeled"] else strong[:0]
+    logits, guess, learnt = method.head(method.backbone.maps(torch.cat([x, weak, taught])), x).split([4, 6, len(taught)])
+    guess = guess.detach().softmax(1)
+    terms = [entropy_of_true(logits, y)]
     if "pseudo" in given["unlabeled"]:
         target = method.views.paired({**unlabeled, "y": given["unlabeled"]["pseudo"]}, "weak")[1]
-        terms.append(entropy_of_true(method.predict(strong), target))
+        terms.append(entropy_of_true(learnt, target))
     box = cutmix_boxes(method.views.draw(unlabeled, BOXES), 8, 8)
     assert box.any()
     other = [1, 0, 3, 2, 5, 4]

@@ -109,6 +109,22 @@ def test_guesses_without_a_report_are_made_again(teacher: Path):
     assert stages.guess(teacher, file).stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize(("row", "teacher", "weight"), [
+    ("st", "supervised", "0.0"), ("st_fixmatch", "supervised", "1.0"),
+    ("st_fixmatch_teacher", "fixmatch", "0.0"), ("st_fixmatch_both", "fixmatch", "1.0")])
+def test_consistency_works_in_the_stages_that_a_row_names(row: str, teacher: str, weight: str, tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch):
+    trained: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(stages, "trained_run", lambda folder, given: trained.append((folder.name, given)) or folder)
+    monkeypatch.setattr(stages, "guess", lambda teacher, file: file)
+    stages.cell(row, tmp_path, ["data.path=x"], 4, 7)
+    (first, _), (last, given) = trained
+    assert (first, last) == (teacher, row)
+    assert {"seed=1007", "data.seed=7", f"model.lambda_u={weight}"} < set(given)
+    masks = next(Path(o.split("=")[1]).name for o in given if "pseudo_masks" in o)
+    assert masks == {"supervised": "pseudo_masks.npz", "fixmatch": "fixmatch_masks.npz"}[teacher]
+
+
 def test_a_folder_of_other_overrides_or_another_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def table(*given: str) -> None:
         monkeypatch.setattr(sys, "argv", ["", "wbc_masks", "--data", "a.npz", "--seeds", "0", "--runs", str(tmp_path), *given])

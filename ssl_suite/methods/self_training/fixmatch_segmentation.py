@@ -7,8 +7,8 @@ Paper: FixMatch (NeurIPS 2020, arXiv 2001.07685) as Yang et al. run it for masks
 Semi-Supervised Semantic Segmentation", CVPR 2023, arXiv 2208.09910. With pseudo-masks it is the student of the redesigned
 self-training for white blood cells, arXiv 2401.07278; with pseudo-masks and ``lambda_u=0`` that of ST++ (CVPR 2022, arXiv
 2106.05095). The loss is the mean of the terms at work: labelled, pseudo-labelled, ``lambda_u`` x consistency. The consistency is
-summed over the pixels believed and divided by all pixels that show something of the picture. As in the official code labelled
-and weak rows share a forward in training mode, and strong rows have one of their own.
+summed over the pixels believed and divided by all pixels that show something of the picture. As in the official codes labelled,
+weak and pseudo-labelled rows share a forward in training mode, and the strong rows of the consistency have one of their own.
 
 Deviations: what is pasted (``mix="cutmix"``, into half of the strong views) comes from a neighbour in the batch and not from a
 second unlabelled batch, whose guesses are made in evaluation mode; so its guess is that of the step. ``mix="classmix"`` pastes
@@ -77,23 +77,21 @@ class FixMatchSegmentation(Method):
     def step(self, batch: Batch) -> StepOutput:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         x, y = self.views.paired(labeled, "weak")
-        weak = self.views.paired({**unlabeled, "y": None}, "weak")[0] if self.lambda_u else x[:0]
-        logits, guess, features = self.guesses(x, weak)
-        terms = {"loss_sup": pixel_loss(logits, y)}
+        rows = {"labeled": x}
+        if self.lambda_u:
+            rows["weak"], _ = self.views.paired({**unlabeled, "y": None}, "weak")
         if "pseudo" in unlabeled:
-            strong, target = self.views.paired({**unlabeled, "y": unlabeled["pseudo"]}, "weak", "strong")
-            terms["loss_pseudo"] = pixel_loss(self.predict(strong), target)
+            rows["pseudo"], target = self.views.paired({**unlabeled, "y": unlabeled["pseudo"]}, "weak", "strong")
+        maps = self.backbone.maps(torch.cat(list(rows.values())))
+        out = dict(zip(rows, self.head(maps, x).split([len(part) for part in rows.values()]), strict=True))
+        terms = {"loss_sup": pixel_loss(out["labeled"], y)}
+        if "pseudo" in rows:
+            terms["loss_pseudo"] = pixel_loss(out["pseudo"], target)
         logs = {name: value.detach() for name, value in terms.items()}
         if self.lambda_u:
-            loss, logs["mask_ratio"] = self.consistency(unlabeled, guess.detach(), logits.detach(), y)
+            loss, logs["mask_ratio"] = self.consistency(unlabeled, out["weak"].detach(), out["labeled"].detach(), y)
             terms["loss_unsup"], logs["loss_unsup"] = self.lambda_u * loss, loss.detach()
-        return StepOutput(torch.stack(list(terms.values())).mean(), logs, features.detach())
-
-    def guesses(self, x: Tensor, weak: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of labelled pictures and of weak views, and features of the former, in one forward."""
-        maps = self.backbone.maps(torch.cat([x, weak]))
-        logits, guess = self.head(maps, x).split([len(x), len(weak)])
-        return logits, guess, maps[: len(x)].mean((2, 3))
+        return StepOutput(torch.stack(list(terms.values())).mean(), logs, maps[: len(x)].detach().mean((2, 3)))
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits (B, K, H, W) of standardised pictures."""
