@@ -28,7 +28,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ssl_suite.config import ConfigError
-from ssl_suite.programs import finished_run, guarded, parser, planned, write_rows
+from ssl_suite.programs import finished_run, guarded, parser, planned, trained_run, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "scripts" / "tables"
@@ -61,11 +61,13 @@ def command(table: dict[str, Any], row: str, seed: int, folders: Path, extra: li
 
 
 def run_seed(table: dict[str, Any], seed: int, rows: list[str], folders: Path, extra: list[str], tick: Any) -> None:
-    """All rows of one seed, one after the other; finished ones are passed over."""
+    """All rows of one seed, one after the other; finished ones are passed over, a stopped training goes on."""
     for row in rows:
         folder = folders / f"{row}-{seed}"
-        if not (folder / "summary.json").is_file():
-            program, *arguments = command(table, row, seed, folders, extra)
+        program, *arguments = command(table, row, seed, folders, extra)
+        if program == "train.py":
+            trained_run(folder, arguments[:-1])  # it names the folder itself
+        elif not (folder / "summary.json").is_file():
             finished_run([str(ROOT / program), *arguments], folder)
         tick()
 

@@ -185,8 +185,8 @@ def each_checkpoint(run: Run, say: Callable[[], Any]) -> list[Any]:
     """
     paths = sorted((p for p in (run.folder / "checkpoints").glob("*.ckpt") if intact(p)), key=lambda p: p.stat().st_mtime_ns)
     if len(paths) < 2:
-        raise ConfigError(f"{run.folder} kept {len(paths)} checkpoints, and stability takes two or more; let it "
-                          "keep them with callbacks.checkpoint.save_top_k=-1 callbacks.checkpoint.every_n_epochs=N")
+        raise ConfigError(f"{run.folder} kept {len(paths)} checkpoints, and a look back takes two or more; let "
+                          "it keep them with callbacks.checkpoint.save_top_k=-1 callbacks.checkpoint.every_n_epochs=N")
     last = {name: value.clone() for name, value in run.method.state_dict().items()}
     told = []
     for path in paths:

@@ -81,6 +81,8 @@ def label(source: Source, kept: np.ndarray, num_classes: int, seed: int,
     """
     saved = read_split(protocol, source)
     per_class, count, bias = protocol.get("labels_per_class"), protocol.get("labels"), protocol.get("selection_bias")
+    if per_class is not None and per_class < 1:
+        raise ValueError(f"data.labels_per_class must be at least 1, or null to keep all labels, got {per_class}")
     if "labeled" in saved:
         labeled = saved["labeled"]
         if len(strange := np.setdiff1d(labeled, kept)):

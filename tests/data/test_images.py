@@ -38,6 +38,12 @@ def test_digits_are_the_digits_of_scikit_learn():
     assert np.bincount(everything(data, "test")["y"]).min() >= 50
 
 
+@pytest.mark.parametrize("bias", [None, 0.5])
+def test_a_number_of_labels_below_one_is_refused(bias: float | None) -> None:
+    with pytest.raises(ValueError, match=r"data\.labels_per_class must be at least 1, or null.*got 0"):
+        DigitsDataModule(labels_per_class=0, selection_bias=bias).setup()
+
+
 def test_digits_statistics_are_those_of_the_training_part():
     data = DigitsDataModule()
     data.setup()
