@@ -60,6 +60,32 @@ def test_failed_write_raises_and_keeps_the_old_file(save: Any, good: Path, monke
     assert files(good) == [good.name], "the temporary file was left"
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143), OSError(28, "No space left on device")])
+def test_what_tears_a_checkpoint_is_raised_and_not_the_complaint_of_its_writer(stop: BaseException, good: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    before = good.read_bytes()
+
+    class Torn:
+        def __init__(self, file: Any) -> None:
+            self.file, self.left = file, 3
+
+        def write(self, data: bytes) -> int:
+            self.left -= 1
+            if self.left == 0:
+                raise stop
+            return self.file.write(data)
+
+        def flush(self) -> None: ...
+
+    save = torch.save
+    monkeypatch.setattr(checkpoints.torch, "save", lambda content, file: save(content, Torn(file)))
+    with pytest.raises(type(stop)) as raised:
+        IO.save_checkpoint({"step": 2, "w": torch.zeros(1000)}, good)
+    assert raised.value is stop
+    assert good.read_bytes() == before
+    assert files(good) == [good.name]
+
+
 def test_refused_permission_raises(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise PermissionError(13, "Permission denied")
