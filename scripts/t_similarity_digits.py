@@ -13,6 +13,7 @@ one pool in which a hundred labels drown.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def experiment(seed: int, bias: float, diversity: float, steps: int) -> Row:
     labeled, unlabeled, test = (torch.from_numpy(part) for part in parts)
     first = fit(x, y, [labeled], unlabeled, seed, diversity, steps)
     guess, sure = judged(first, x, unlabeled)
-    row: Row = {"seed": seed, "labels": "biased" if bias else "random"}
+    row: Row = {"seed": seed, "labels": "biased" if bias else "random", "diversity": diversity}
     row |= {f"auroc {name}": float(roc_auc_score(guess == y[unlabeled], value)) for name, value in sure.items()}
     networks = {"supervised": first} | {
         f"{'balanced ' if balanced else ''}curriculum {score}":
@@ -114,18 +115,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(9)))
     parser.add_argument("--bias", type=float, default=0.5, help="strength of the bias; the paper's value for these digits")
-    parser.add_argument("--diversity", type=float, default=1.0, help="weight of the heads' agreement")
+    parser.add_argument("--diversity", type=float, nargs="+", default=[1.0, 2.0],
+                        help="weights of the heads' agreement; the paper's is 1 (default: 1 2)")
     parser.add_argument("--steps", type=int, default=500, help="steps of every network")
     parser.add_argument("--csv", type=Path, default=Path("t_similarity_digits.csv"), help="file of the table")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [experiment(seed, bias, args.diversity, args.steps) for bias in (args.bias, 0.0) for seed in args.seeds]
+    rows = [experiment(seed, bias, diversity, args.steps)
+            for diversity in args.diversity for bias in (args.bias, 0.0) for seed in args.seeds]
     write_rows(args.csv, [{**row, "commit": commit()} for row in rows])
-    for labels in ("biased", "random"):
-        mine = [row for row in rows if row["labels"] == labels]
-        numbers = {name: np.array([float(row[name]) for row in mine]) for name in list(rows[0])[2:]}
+    for diversity, labels in itertools.product(args.diversity, ("biased", "random")):
+        mine = [row for row in rows if (row["diversity"], row["labels"]) == (diversity, labels)]
+        numbers = {name: np.array([float(row[name]) for row in mine]) for name in list(rows[0])[3:]}
         spread = {name: f"{v.mean():.3g} ± {v.std(ddof=1) if len(v) > 1 else 0.0:.2g}" for name, v in numbers.items()}
-        sys.stdout.write(f"{labels}: " + "  ".join(f"{name} {text}" for name, text in spread.items()) + "\n")
+        scores = "  ".join(f"{name} {text}" for name, text in spread.items())
+        sys.stdout.write(f"diversity {diversity:g}, {labels}: {scores}\n")
 
 
 if __name__ == "__main__":
