@@ -101,7 +101,7 @@ def experiment(seed: int, bias: float, diversity: float, steps: int) -> Row:
     labeled, unlabeled, test = (torch.from_numpy(part) for part in parts)
     first = fit(x, y, [labeled], unlabeled, seed, diversity, steps)
     guess, sure = judged(first, x, unlabeled)
-    row: Row = {"seed": seed, "labels": "biased" if bias else "random", "diversity": diversity}
+    row: Row = {"seed": seed, "bias": bias, "diversity": diversity}
     row |= {f"auroc {name}": float(roc_auc_score(guess == y[unlabeled], value)) for name, value in sure.items()}
     networks = {"supervised": first} | {
         f"{'balanced ' if balanced else ''}curriculum {score}":
@@ -114,22 +114,23 @@ def main() -> None:
     """Print the table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(9)))
-    parser.add_argument("--bias", type=float, default=0.5, help="strength of the bias; the paper's value for these digits")
+    parser.add_argument("--bias", type=float, nargs="+", default=[0.0, 0.5, 1.0],
+                        help="strengths of the bias; 0 is none, 0.5 the paper's for these digits (default: 0 0.5 1)")
     parser.add_argument("--diversity", type=float, nargs="+", default=[1.0, 2.0],
                         help="weights of the heads' agreement; the paper's is 1 (default: 1 2)")
     parser.add_argument("--steps", type=int, default=500, help="steps of every network")
     parser.add_argument("--csv", type=Path, default=Path("t_similarity_digits.csv"), help="file of the table")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [experiment(seed, bias, diversity, args.steps)
-            for diversity in args.diversity for bias in (args.bias, 0.0) for seed in args.seeds]
+    cells = list(itertools.product(args.diversity, args.bias))
+    rows = [experiment(seed, bias, diversity, args.steps) for diversity, bias in cells for seed in args.seeds]
     write_rows(args.csv, [{**row, "commit": commit()} for row in rows])
-    for diversity, labels in itertools.product(args.diversity, ("biased", "random")):
-        mine = [row for row in rows if (row["diversity"], row["labels"]) == (diversity, labels)]
+    for diversity, bias in cells:
+        mine = [row for row in rows if (row["diversity"], row["bias"]) == (diversity, bias)]
         numbers = {name: np.array([float(row[name]) for row in mine]) for name in list(rows[0])[3:]}
         spread = {name: f"{v.mean():.3g} ± {v.std(ddof=1) if len(v) > 1 else 0.0:.2g}" for name, v in numbers.items()}
         scores = "  ".join(f"{name} {text}" for name, text in spread.items())
-        sys.stdout.write(f"diversity {diversity:g}, {labels}: {scores}\n")
+        sys.stdout.write(f"diversity {diversity:g}, bias {bias:g}: {scores}\n")
 
 
 if __name__ == "__main__":
