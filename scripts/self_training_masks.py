@@ -186,7 +186,7 @@ def main() -> None:
                 with claimed(folder, {"overrides": common}):
                     run = cell(row, folder, common, labels, seed)
                 summary = json.loads((run / "summary.json").read_text())
-                records.append({"row": row, "labels": labels, "seed": seed, "commit": summary["commit"],
+                records.append({"row": row, "labels": labels if row != "all" else "all", "seed": seed, "commit": summary["commit"],
                                 "seconds": summary["wall_seconds"], **summary["scores"]})
     show(records)
     if given.csv:
