@@ -41,7 +41,8 @@ from ssl_suite.rounds import each_checkpoint, pool, write_json
 from ssl_suite.run import Run, build_data, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS = ("supervised", "fixmatch", "st", "st_fixmatch", "st_fixmatch_teacher", "st_fixmatch_both", "st_plus_plus", "all")
+ROWS = ("supervised", "fixmatch", "st", "st_fixmatch", "st_fixmatch_teacher", "st_fixmatch_both", "st_plus_plus",
+        "st_plus_plus_fixmatch", "all")
 Guess = dict[str, np.ndarray]
 
 
@@ -144,11 +145,15 @@ def cell(row: str, folder: Path, common: list[str], labels: int, seed: int) -> P
         teacher, file = trained_run(folder / "supervised", plain), folder / "pseudo_masks.npz"
     if row == teacher.name:
         return teacher
-    if row == "st_plus_plus":
+    number = 1
+    if row.startswith("st_plus_plus"):
         reliable = guess(teacher, folder / "reliable_masks.npz", 0.5)
         middle = stage("st_reliable", 1, reliable, "model.lambda_u=0")
-        return stage(row, 2, guess(middle, folder / "mixed_masks.npz", base=reliable), "model.lambda_u=0")
-    return stage(row, 1, guess(teacher, file), f"model.lambda_u={0.0 if row in ('st', 'st_fixmatch_teacher') else 1.0}")
+        number, masks = 2, guess(middle, folder / "mixed_masks.npz", base=reliable)
+    else:
+        masks = guess(teacher, file)
+    weight = 1.0 if row in ("st_fixmatch", "st_fixmatch_both", "st_plus_plus_fixmatch") else 0.0
+    return stage(row, number, masks, f"model.lambda_u={weight}")
 
 
 def show(records: list[dict[str, Any]]) -> None:

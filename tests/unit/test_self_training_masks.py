@@ -121,8 +121,23 @@ def test_consistency_works_in_the_stages_that_a_row_names(row: str, teacher: str
     (first, _), (last, given) = trained
     assert (first, last) == (teacher, row)
     assert {"seed=1007", "data.seed=7", f"model.lambda_u={weight}"} < set(given)
-    masks = next(Path(o.split("=")[1]).name for o in given if "pseudo_masks" in o)
-    assert masks == {"supervised": "pseudo_masks.npz", "fixmatch": "fixmatch_masks.npz"}[teacher]
+    assert f"data.pseudo_masks={tmp_path / {'supervised': 'pseudo', 'fixmatch': 'fixmatch'}[teacher]}_masks.npz" in given
+
+
+@pytest.mark.parametrize(("row", "weight"), [("st_plus_plus", "0.0"), ("st_plus_plus_fixmatch", "1.0")])
+def test_st_plus_plus_has_a_student_of_the_stablest_half_in_between(row: str, weight: str, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch):
+    trained: list[tuple[str, list[str]]] = []
+    guessed: list[tuple[str, ...]] = []
+    monkeypatch.setattr(stages, "trained_run", lambda folder, given: trained.append((folder.name, given)) or folder)
+    monkeypatch.setattr(stages, "guess", lambda teacher, file, share=1.0, base=None: guessed.append(
+        (teacher.name, file.name, str(share), base.name if base else "")) or file)
+    stages.cell(row, tmp_path, ["data.path=x"], 4, 7)
+    assert [name for name, _ in trained] == ["supervised", "st_reliable", row]
+    assert guessed == [("supervised", "reliable_masks.npz", "0.5", ""),
+                       ("st_reliable", "mixed_masks.npz", "1.0", "reliable_masks.npz")]
+    assert {"seed=1007", "model.lambda_u=0", f"data.pseudo_masks={tmp_path / 'reliable_masks.npz'}"} < set(trained[1][1])
+    assert {"seed=2007", f"model.lambda_u={weight}", f"data.pseudo_masks={tmp_path / 'mixed_masks.npz'}"} < set(trained[2][1])
 
 
 def test_a_folder_of_other_overrides_or_another_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

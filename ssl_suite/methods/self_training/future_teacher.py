@@ -20,9 +20,9 @@ rare-class sampling and the feature distance of the paper are left out.
 Batch: ``labeled`` with ``x`` (B, C, H, W), ``y`` (B, H, W), ``index``; ``unlabeled`` with ``x`` (M, C, H, W), ``index``; both with
 ``epoch`` where present.
 
-Known limits: a deep step costs ``ahead`` + 1 ordinary ones; on the white blood cells of docs/results.md a mean teacher that takes as
-many real steps is better. Gradients are neither accumulated nor clipped by the trainer, and float16, whose scaler would see the
-trials, is refused; bfloat16 is not.
+Known limits: a deep step costs ``ahead`` + 1 ordinary ones; on the white blood cells of docs/results.md a mean teacher that takes
+as many real steps is better. Gradients are neither accumulated nor clipped by the trainer, and float16, whose scaler would see
+the trials, is refused; bfloat16 is not.
 """
 
 from __future__ import annotations
