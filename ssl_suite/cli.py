@@ -106,11 +106,13 @@ def program(config_name: str, task: Callable[[DictConfig, Path], float | None]) 
 
 
 def quiet() -> None:
-    """Keep the libraries' notices out of what the user reads; warnings of the suite itself stay."""
+    """Keep the libraries' notices out of what the user reads; warnings of the suite itself stay, without a line of its source."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in (".*LeafSpec.*", ".*does not have many workers.*", ".*logging interval.*", ".*sync_dist=True.*",
-                 ".*Checkpoint directory .* exists.*", ".*dataloader is not resumable.*", ".*TF32.*"):
+                 ".*Checkpoint directory .* exists.*", ".*dataloader is not resumable.*", ".*TF32.*",
+                 ".*DataLoader` across ranks is zero.*", ".*in eval mode at the start of training.*"):
         warnings.filterwarnings("ignore", text)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def remove_empty(folder: Path, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 import ssl_suite.run
-from ssl_suite.cli import dotted, known_keys, program, remove_empty, run_folder
+from ssl_suite.cli import dotted, known_keys, program, quiet, remove_empty, run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,3 +115,16 @@ def test_the_launcher_of_slurm_composes() -> None:
         launcher = compose("train", given, return_hydra_config=True).hydra.launcher
     assert launcher["_target_"].endswith("SlurmLauncher")
     assert (launcher.partition, launcher.tasks_per_node, launcher.gpus_per_node) == ("gpus", 4, 4)
+
+
+def test_a_warning_is_one_line_and_a_notice_of_the_libraries_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        quiet()
+        for text in ("Found 39 module(s) in eval mode at the start of training.",
+                     "Total length of `DataLoader` across ranks is zero.", "no labelled sample is of class 2"):
+            warnings.warn(text, stacklevel=1)
+    assert [str(w.message) for w in told] == ["no labelled sample is of class 2"]
+    assert warnings.formatwarning(told[0].message, told[0].category, told[0].filename, told[0].lineno) == \
+        "warning: no labelled sample is of class 2\n"
