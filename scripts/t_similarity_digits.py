@@ -114,8 +114,8 @@ def main() -> None:
     """Print the table and write it as CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(9)))
-    parser.add_argument("--bias", type=float, nargs="+", default=[0.0, 0.5, 1.0],
-                        help="strengths of the bias; 0 is none, 0.5 the paper's for these digits (default: 0 0.5 1)")
+    parser.add_argument("--bias", type=float, nargs="+", default=[0.0, 0.5, 0.7, 1.0],
+                        help="strengths of the bias; 0 is none, 0.5 the paper's for these digits (default: 0 0.5 0.7 1)")
     parser.add_argument("--diversity", type=float, nargs="+", default=[1.0, 2.0],
                         help="weights of the heads' agreement; the paper's is 1 (default: 1 2)")
     parser.add_argument("--steps", type=int, default=500, help="steps of every network")
