@@ -12,6 +12,7 @@ Rows, each a run of train.py on as many steps:
 ``st_fixmatch_teacher``, ``st_fixmatch_both``    the teacher is the run of ``fixmatch``; its student without and with consistency
 ``st_plus_plus``  first a student of the half whose masks changed least between the teacher's checkpoints, which guesses the other
                   half anew; then a student of all (ST++, CVPR 2022, arXiv 2106.05095)
+``st_plus_plus_fixmatch``   the same with consistency in the last student
 ``all``           the teacher with every label: the ceiling
 
 A teacher guesses once, by the mean over five sizes and both mirror images, and writes ``pseudo_masks.npz`` (index, target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +27,14 @@ class AtomicCheckpointIO(CheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as file:
+            handled = sys.exception()  # what a save during an exception is not to be mistaken for
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # its writer complains of the torn archive and hides what tore it: a signal, a full disk
-                raise error.__context__ or error from None
+            except RuntimeError as error:
+                tore = error.__context__
+                if tore is None or tore is handled:
+                    raise
+                raise tore from None  # a signal, a full disk: torch's writer only complains of the torn archive
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)

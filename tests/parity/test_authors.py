@@ -49,18 +49,13 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def peer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Import:
+def peer(checkout: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Import:
     """Imports a module of a checkout, on a machine that has no GPU as far as it can tell, and forgets it and what it imports."""
-    given = dict(entry.split("=", 1) for entry in request.config.getoption("--peer"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
 
     def load(name: str, module: str) -> ModuleType:
-        if name not in given:
-            pytest.skip(f"no checkout of the authors' code: give --peer {name}=FOLDER")
-        folder = Path(given[name]).resolve() / FOLDERS[name]
-        if not folder.is_dir():
-            pytest.fail(f"--peer {name}={given[name]}: there is no folder {folder}")
+        folder = checkout(name) / FOLDERS[name]
         monkeypatch.syspath_prepend(folder)
         before = {*sys.modules}
         loaded = importlib.import_module(module)

@@ -8,7 +8,7 @@ Compared with zhihanyue/ts2vec b0088e1, in float64 on the CPU. Without the check
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,9 @@ from ssl_suite.methods.pretraining.ts2vec import hierarchical_contrast
 
 
 @pytest.fixture
-def models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def models(checkout: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Makes the checkout's package ``models`` importable, and forgets it afterwards."""
-    given = dict(entry.split("=", 1) for entry in request.config.getoption("--peer"))
-    if "ts2vec" not in given:
-        pytest.skip("no checkout of the authors' code: give --peer ts2vec=FOLDER")
-    monkeypatch.syspath_prepend(Path(given["ts2vec"]).resolve())
+    monkeypatch.syspath_prepend(checkout("ts2vec"))
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     yield
     for name in [n for n in sys.modules if n.split(".")[0] == "models"]:

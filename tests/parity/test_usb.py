@@ -28,14 +28,9 @@ Import = Callable[[str], ModuleType]
 
 
 @pytest.fixture
-def usb(request: pytest.FixtureRequest) -> Iterator[Import]:
+def usb(checkout: Callable[[str], Path]) -> Iterator[Import]:
     """Imports a module of ``semilearn.algorithms``; what it imports of the trainer is stood in for."""
-    given = dict(entry.split("=", 1) for entry in request.config.getoption("--peer"))
-    if "usb" not in given:
-        pytest.skip("no checkout of the benchmark's code: give --peer usb=FOLDER")
-    folder = Path(given["usb"]).resolve() / "semilearn"
-    if not folder.is_dir():
-        pytest.fail(f"--peer usb={given['usb']}: there is no folder {folder}")
+    folder = checkout("usb") / "semilearn"
     registry = SimpleNamespace(register=lambda name: lambda cls: cls)
     for name, content in {"": {}, ".algorithms": {}, ".core": {"AlgorithmBase": object}, ".core.hooks": {"Hook": object},
                           ".core.utils": {"ALGORITHMS": registry}, **{f".algorithms.{p}": {} for p in

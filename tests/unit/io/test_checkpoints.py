@@ -86,6 +86,20 @@ def test_what_tears_a_checkpoint_is_raised_and_not_the_complaint_of_its_writer(s
     assert files(good) == [good.name]
 
 
+def test_a_failure_of_the_save_itself_stays_what_it_is(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(content: Any, file: Any) -> None:
+        raise RuntimeError("cannot write this tensor")
+
+    monkeypatch.setattr(checkpoints.torch, "save", broken)
+    with pytest.raises(RuntimeError, match="this tensor"):
+        IO.save_checkpoint({}, good)
+    try:
+        raise ValueError("the loss is not finite")
+    except ValueError:
+        with pytest.raises(RuntimeError, match="this tensor"):
+            IO.save_checkpoint({}, good)
+
+
 def test_refused_permission_raises(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise PermissionError(13, "Permission denied")
