@@ -106,9 +106,11 @@ class ShortAttention(Attention):
     """Tokens from which on the weights would take too much memory."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Map tokens (B, N, D) to (B, N, D)."""
-        short = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x.shape[1] <= self.most
-        self.fused_attn = attn_mask is not None or is_causal or not short  # type: ignore[misc]
+        """Map tokens (B, N, D) to (B, N, D); the mask is of bool, True where a token may be attended to."""
+        short = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x.shape[1] <= self.most and not is_causal
+        if short and attn_mask is not None:
+            attn_mask = torch.zeros_like(attn_mask, dtype=torch.get_autocast_dtype("cpu")).masked_fill(~attn_mask, -torch.inf)
+        self.fused_attn = not short  # type: ignore[misc]
         return super().forward(x, attn_mask, is_causal)
 
 

@@ -61,12 +61,14 @@ def attentions(most: int, monkeypatch: pytest.MonkeyPatch) -> tuple[ShortAttenti
     return ours, theirs
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("most", [12, 11])
-def test_written_out_attention_is_attention(most, monkeypatch):
+def test_written_out_attention_is_attention(most, masked, monkeypatch):
     ours, theirs = attentions(most, monkeypatch)
     x = torch.randn(3, 12, 32)
+    mask = torch.arange(12).expand(3, 1, 1, 12) < 9 if masked else None
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = [attention(x) for attention in (ours, theirs)]
+        outputs = [attention(x, attn_mask=mask) for attention in (ours, theirs)]
     assert ours.fused_attn == (most < 12)
     torch.testing.assert_close(*outputs, atol=0.02, rtol=0.02)
     gradients = [torch.autograd.grad(out.float().square().sum(), attention.qkv.weight)[0]
@@ -74,11 +76,19 @@ def test_written_out_attention_is_attention(most, monkeypatch):
     torch.testing.assert_close(*gradients, atol=0.05 * gradients[1].abs().max().item(), rtol=0.0)
 
 
-def test_attention_in_full_precision_or_under_a_mask_stays_fused(monkeypatch):
+def test_masked_tokens_change_nothing_where_attention_is_written_out(monkeypatch):
+    ours, _ = attentions(12, monkeypatch)
+    x = torch.randn(3, 12, 32)
+    mask = torch.arange(12).expand(3, 1, 1, 12) < 9
+    other = torch.where(mask[0, 0, 0][:, None], x, torch.randn(3, 12, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ours(x, attn_mask=mask)[:, :9], ours(other, attn_mask=mask)[:, :9], rtol=0.0, atol=0.0)
+
+
+def test_attention_in_full_precision_stays_fused(monkeypatch):
     ours, theirs = attentions(12, monkeypatch)
     x = torch.randn(3, 12, 32)
-    torch.testing.assert_close(ours(x), theirs(x), rtol=0.0, atol=0.0)
     mask = torch.arange(12).expand(3, 1, 1, 12) < 9
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(ours(x, attn_mask=mask), theirs(x, attn_mask=mask), rtol=0.0, atol=0.0)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0.0, atol=0.0)
+    torch.testing.assert_close(ours(x, attn_mask=mask), theirs(x, attn_mask=mask), rtol=0.0, atol=0.0)
     assert ours.fused_attn
