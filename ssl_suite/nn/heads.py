@@ -51,7 +51,7 @@ class PrototypeHead(nn.Module):
         hidden: width of the two hidden layers.
         bottleneck: width in which embeddings and prototypes are compared.
         prototypes: number of prototypes K.
-        norm: BatchNorm after the hidden layers; for inputs (B, D) only.
+        norm: BatchNorm after the hidden layers, over all that a call holds.
     """
 
     def __init__(self, inputs: int, hidden: int, bottleneck: int, prototypes: int, norm: bool = False) -> None:
@@ -65,7 +65,7 @@ class PrototypeHead(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Cosines (..., K) float32 of representations (..., D)."""
-        return similarity(self.body(h), self.prototypes.weight)
+        return similarity(self.body(h.flatten(0, -2)).unflatten(0, h.shape[:-1]), self.prototypes.weight)
 
 
 class PixelHead(nn.Conv2d):

@@ -49,6 +49,7 @@ class DINOv2(IBOT):
         num_prototypes: K, of each head.
         hidden_dim: width of the heads' hidden layers.
         bottleneck_dim: width in which embeddings and prototypes are compared.
+        head_norm: BatchNorm in the heads, as in DINO.
         options: as for `IBOT`.
 
     Raises:
@@ -61,13 +62,13 @@ class DINOv2(IBOT):
 
     def __init__(self, backbone: Backbone, views: Views, *, centring: Literal["sinkhorn", "mean"] = "sinkhorn",
                  koleo_weight: float = 0.1, num_prototypes: int = 65536, hidden_dim: int = 2048, bottleneck_dim: int = 256,
-                 **options: Any) -> None:
+                 head_norm: bool = False, **options: Any) -> None:
         sizes: dict[str, Any] = {"num_prototypes": num_prototypes, "hidden_dim": hidden_dim, "bottleneck_dim": bottleneck_dim}
-        super().__init__(backbone, views, **sizes, **options)
+        super().__init__(backbone, views, head_norm=head_norm, **sizes, **options)
         if centring not in ("sinkhorn", "mean"):
             raise ValueError(f"centring must be 'sinkhorn' or 'mean', got {centring!r}")
         self.centring, self.koleo_weight = centring, koleo_weight
-        self.patch_head = PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, num_prototypes)
+        self.patch_head = PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, num_prototypes, head_norm)
         self.teacher_patch_head = make_teacher(self.patch_head)
 
     def patch_scores(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,7 @@ class IBOT(Method):
         num_prototypes: K.
         hidden_dim: width of the head's hidden layers.
         bottleneck_dim: width in which embeddings and prototypes are compared.
+        head_norm: BatchNorm in the head, as in DINO; small nets need it, whose embeddings are nearly the same for all samples.
         centre_momentum: share of the old centres that stays with each batch.
         momentum: momentum of the teacher at the start, in [0, 1]; it rises to 1 along a cosine.
         frozen: share of the run, from its start, in which the prototypes do not learn.
@@ -83,8 +84,8 @@ class IBOT(Method):
     def __init__(self, backbone: Backbone, views: Views, *, local_crops: int = 10, temperature: float = 0.1,
                  teacher_temperature: tuple[float, float] = (0.04, 0.07), warmup: float = 0.3,
                  mask_ratio: tuple[float, float] = (0.1, 0.5), mask_share: float = 0.5, smallest_block: int = 4,
-                 num_prototypes: int = 8192, hidden_dim: int = 2048, bottleneck_dim: int = 256, centre_momentum: float = 0.9,
-                 momentum: float = 0.996, frozen: float = 0.01, **training: Unpack[Training]) -> None:
+                 num_prototypes: int = 8192, hidden_dim: int = 2048, bottleneck_dim: int = 256, head_norm: bool = False,
+                 centre_momentum: float = 0.9, momentum: float = 0.996, frozen: float = 0.01, **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         if min(temperature, *teacher_temperature) <= 0.0 or not 0.0 < mask_ratio[0] <= mask_ratio[1] < 1.0:
             raise ValueError(f"temperature={temperature} and teacher_temperature={teacher_temperature} must be above 0, "
@@ -92,7 +93,7 @@ class IBOT(Method):
         self.local_crops, self.temperature, self.frozen, self.smallest_block = local_crops, temperature, frozen, smallest_block
         self.teacher_temperature, self.warmup, self.base_momentum = teacher_temperature, warmup, momentum
         self.mask_ratio, self.mask_share = mask_ratio, mask_share
-        self.head = PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, num_prototypes)
+        self.head = PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, num_prototypes, head_norm)
         self.mask_token = nn.Parameter(torch.zeros(backbone.num_features))
         self.teacher_backbone, self.teacher_head = make_teacher(self.backbone), make_teacher(self.head)
         self.centre, self.patch_centre = Centre(num_prototypes, centre_momentum), Centre(num_prototypes, centre_momentum)
