@@ -69,6 +69,7 @@ class POA(Method):
         num_prototypes: K of each head.
         hidden_dim: width of the heads' hidden layers.
         bottleneck_dim: width in which embeddings and prototypes are compared.
+        head_norm: BatchNorm in the heads, which slices of every size share; small nets need it, as with DINO.
         momentum: momentum of the teacher at the start, in [0, 1]; it rises to 1 along a cosine.
         frozen: share of the run, from its start, in which the prototypes do not learn.
         training: optimizer and schedule; see `Method`.
@@ -85,7 +86,8 @@ class POA(Method):
                  favour: float = 3.0, intact_weight: float = 0.8, temperature: float = 0.1,
                  teacher_temperature: tuple[float, float] = (0.04, 0.07), warmup: float = 0.1,
                  num_prototypes: tuple[int, ...] = (8192, 16384, 32768, 65536), hidden_dim: int = 2048,
-                 bottleneck_dim: int = 256, momentum: float = 0.992, frozen: float = 0.01, **training: Unpack[Training]) -> None:
+                 bottleneck_dim: int = 256, head_norm: bool = False, momentum: float = 0.992, frozen: float = 0.01,
+                 **training: Unpack[Training]) -> None:
         super().__init__(backbone, views, **training)
         if min(temperature, *teacher_temperature) <= 0.0:
             raise ValueError(f"temperature={temperature} and teacher_temperature={teacher_temperature} must be above 0")
@@ -93,7 +95,8 @@ class POA(Method):
             raise ValueError(f"intact_weight={intact_weight} must lie in [0, 1]")
         self.local_crops, self.temperature, self.frozen, self.intact_weight = local_crops, temperature, frozen, intact_weight
         self.teacher_temperature, self.warmup, self.base_momentum = teacher_temperature, warmup, momentum
-        self.heads = nn.ModuleList(PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, k) for k in num_prototypes)
+        self.heads = nn.ModuleList(PrototypeHead(backbone.num_features, hidden_dim, bottleneck_dim, k, head_norm)
+                                   for k in num_prototypes)
         self.teacher_backbone, self.teacher_heads = make_teacher(self.backbone), make_teacher(self.heads)
         self.sizes = sizes(backbone, smallest, favour)
         self.slices, self.cut = Slices(backbone, self.sizes), self.size(0)
