@@ -37,6 +37,7 @@ def test_what_cannot_be_cut_is_named(tmp_path: Path) -> None:
         slices.judged(tmp_path, [])
     with pytest.raises(ConfigError, match="WIDTHxDEPTH, such as 32x2"):
         slices.size("32")
-    folder = run(tmp_path / "run", "model=vicreg", "data=digits", "data.test_fraction=0.1", "callbacks.pictures=null", "callbacks.knn=null")
+    folder = run(tmp_path / "run", "model=vicreg", "data=digits", "data.test_fraction=0.1", "callbacks.pictures=null",
+                 "callbacks.knn=null")
     with pytest.raises(ConfigError, match="cut patch transformers, and ConvNet"):
         slices.judged(folder, [])
