@@ -1,4 +1,4 @@
-"""Every method of pre-training for pictures learns: its features beat those of the untrained net on embedded digits, as configured."""
+"""Every method of pre-training for pictures learns: on embedded digits its features beat the untrained net, as configured."""
 
 from __future__ import annotations
 
