@@ -91,6 +91,8 @@ def build_data(cfg: dict[str, Any], tags: Tags | None) -> Any:
         raise ConfigError("this method needs actions, but the data have none; take data=point_reach")
     if tags is not None and tags.target == "mask" and not data.spec.masks:
         raise ConfigError("this method needs masks, but the data have none; take data=segmentation_arrays or segmentation_folder")
+    if tags is not None and tags.joint_embedding and data.frames is None and data.batch_size < 2:
+        raise ConfigError(f"data.batch_size={data.batch_size}: this method tells the samples of a batch apart; give it two or more")
     train = data.parts["train"][1]
     if tags is not None and tags.batch == "semi" and not len(np.setdiff1d(train, data.labeled)):
         rank_zero_warn(f"all {len(train)} training samples are labelled, so the unlabelled batches are drawn from them alone; keep "

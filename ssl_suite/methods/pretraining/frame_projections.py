@@ -62,7 +62,7 @@ class FrameProjections(Method):
     """
 
     tags = Tags("Demirel and Holz, NeurIPS 2025, arXiv 2510.22655", "pretraining", modalities=("series",), views=("clean",),
-                across_batch=True)
+                across_batch=True, joint_embedding=True)
 
     def __init__(self, backbone: Backbone, views: Views, *, view: str = "clean", temperature: float = 0.15, map_weight: float = 1.0,
                  scales: int = 48, width: int = 32, hidden_dim: int = 128, projection_dim: int = 128, mapped: bool = False,
