@@ -78,27 +78,15 @@ class E2MC(VICReg):
                               "give that run's folder and its model.hidden_dim and model.projection_dim "
                               f"({str(error).splitlines()[-1].strip()})") from error
 
-    def figures(self, z0: Tensor, z1: Tensor) -> dict[str, Tensor]:
-        """``entropy``, ``squashed_covariance`` and ``saturation`` of the embeddings of two views, (N, D) float32 each."""
-        cubes = [z.sigmoid() for z in (z0, z1)]
-        return {"entropy": (marginal_entropy(cubes[0]) + marginal_entropy(cubes[1])) / 2,
-                "squashed_covariance": decorrelation(cubes[0]) + decorrelation(cubes[1]),
-                "saturation": ((cubes[0].detach() - 0.5).abs() > 0.49).float().mean()}
-
     def step(self, batch: Batch) -> StepOutput:
         length = batch.get("length")
         h0, h1 = (self.backbone(x, length) for x in self.views(batch, *self.tags.views))
         z0, z1 = gather_together(*(self.projector(h).float() for h in (h0, h1)))
         with torch.autocast(z0.device.type, enabled=False):
-            found = self.figures(z0, z1)
-            terms = self.squashed_covariance * found["squashed_covariance"] - self.entropy * found["entropy"]
-            loss = self.criterion(z0, z1) + terms
-        return StepOutput(loss, {name: value.detach() for name, value in found.items()}, h0.detach())
-
-    def score(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
-        """The same figures of samples that are not learned from, batch by batch; of a single one there are none."""
-        n, length = len(batch["x"]), batch.get("length")
-        if n < 2:
-            return {}
-        z0, z1 = (self.projector(self.backbone(x, length)).float() for x in self.views(batch, *self.tags.views))
-        return {name: (value * n, n) for name, value in self.figures(z0, z1).items()}
+            cubes = [z.sigmoid() for z in (z0, z1)]
+            entropy = (marginal_entropy(cubes[0]) + marginal_entropy(cubes[1])) / 2
+            covariance = decorrelation(cubes[0]) + decorrelation(cubes[1])
+            loss = self.criterion(z0, z1) + self.squashed_covariance * covariance - self.entropy * entropy
+        saturation = ((cubes[0].detach() - 0.5).abs() > 0.49).float().mean()
+        return StepOutput(loss, {"entropy": entropy.detach(), "squashed_covariance": covariance.detach(), "saturation": saturation},
+                          h0.detach())
