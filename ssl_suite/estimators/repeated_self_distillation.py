@@ -8,8 +8,8 @@ Paper: Pareek, Du and Oh, "Understanding the Gains from Repeated Self-Distillati
 A = (X^T X + lambda I)^-1 X^T X the k-th student is theta_0 + sum_i xi_bar_i (A^i - I) theta_0.
 
 Deviations: the paper finds the parabola in xi_bar by evaluating a few students; ordinary least squares on the same
-validation error has the same minimum. Powers of A - I are taken in the eigenbasis of X^T X, so that no student is fitted
-and lambda near 0 costs no digits.
+validation error has the same minimum. Powers of A are taken in the eigenbasis of X^T X, so that no student is fitted and
+lambda near 0 costs no digits, and least squares is of the steps from one student to the next, so that a large lambda costs none.
 
 Known limits: the k numbers are fitted to the validation part, so a gain may be no more than an adaptation to it: on the
 paper's data it is there when parts follow each other in time, and gone when they are shuffled (``docs/results.md``). As
@@ -75,12 +75,12 @@ class RepeatedRidgeSelfDistillation(RegressorMixin, BaseEstimator):
         moments = basis.T @ ((X - center).T @ (y - offset))
         design, errors, found = (X_val - center) @ basis, [], []
         for decay in self.lambdas:
-            directions = students(eigenvalues, moments, decay, self.k)
-            predicted = np.einsum("md,kd...->km...", design, directions)
-            xi_bar = least_squares(predicted[1:], y_val - offset - predicted[0])
-            student = directions[0] + np.tensordot(xi_bar, directions[1:], 1)
+            steps = students(eigenvalues, moments, decay, self.k)
+            predicted = np.einsum("md,kd...->km...", design, steps)
+            taken = least_squares(predicted[1:], y_val - offset - predicted[0])
+            student = steps[0] + np.tensordot(taken, steps[1:], 1)
             errors.append(float(np.mean((y_val - offset - design @ student) ** 2)))
-            found.append((decay, xi_bar, basis @ student))
+            found.append((decay, -np.diff(taken, append=0.0), basis @ student))
         self.lambda_, self.xi_bar_, weights = found[int(np.argmin(errors))]
         self.validation_errors_, self.xi_ = np.array(errors), teacher_weights(self.xi_bar_)
         self.coef_, self.intercept_, self.n_features_in_ = weights.T, offset - center @ weights, X.shape[1]
@@ -93,20 +93,22 @@ class RepeatedRidgeSelfDistillation(RegressorMixin, BaseEstimator):
 
 
 def students(eigenvalues: np.ndarray, moments: np.ndarray, decay: float, k: int) -> np.ndarray:
-    """The first model theta_0 and the k directions (A^i - I) theta_0 in which students leave it, in the eigenbasis.
+    """The first model theta_0 and the k steps (A^i - A^(i-1)) theta_0 from one student to the next, in the eigenbasis.
+
+    Sums of the first steps are the paper's (A^i - I) theta_0. With a large penalty those differ by less than rounding, the
+    steps do not.
 
     Args:
         eigenvalues: of X^T X, (D,), none below 0.
         moments: X^T y in the eigenbasis, (D,) or (D, R).
         decay: penalty, above 0.
-        k: number of directions.
+        k: number of steps.
 
     Returns:
         (k + 1, D) or (k + 1, D, R).
     """
-    with np.errstate(divide="ignore"):  # the logarithm of 0, where an eigenvalue is
-        logs = np.log1p(-decay / (eigenvalues + decay))
-    factors = np.stack([np.ones_like(logs), *(np.expm1(i * logs) for i in range(1, k + 1))])
+    kept, lost = eigenvalues / (eigenvalues + decay), decay / (eigenvalues + decay)  # the eigenvalues of A and of I - A
+    factors = np.stack([np.ones_like(kept), *(-lost * kept**i for i in range(k))])
     first = (moments.T / (eigenvalues + decay)).T
     return factors.reshape(*factors.shape, *(1,) * (moments.ndim - 1)) * first
 
