@@ -35,7 +35,7 @@ SEQUENCES = {"brutal": ("upright", "turned", "inverted"), "mild": ("upright", "t
 ARMS = ("cosine", "infinite", "constant")
 RATES = {"brutal": {"cosine": 2e-3, "infinite": 5e-3, "constant": 1e-3},
          "mild": {"cosine": 5e-3, "infinite": 5e-3, "constant": 2e-3}}
-"""Best of five rates without replay, seeds 10 and 11."""
+"""Best of five rates, of four for the constant one, without replay, seeds 10 and 11."""
 BATCH, HIDDEN, BUFFER, REPLAY = 128, 0.6, 200, 0.25
 Row = dict[str, str | float]
 
