@@ -133,7 +133,8 @@ def main() -> None:
     for key in dict.fromkeys((row["sequence"], row["arm"], row["rate"]) for row in rows):
         own = [row for row in rows if (row["sequence"], row["arm"], row["rate"]) == key]
         cells = [np.array([float(row[c]) for row in own]) for c in columns]
-        sys.stdout.write(f"{key[0]:8}{key[1]:18}{key[2]:<8.3g}" + "".join(f"{v.mean():11.4f} ±{v.std():.4f}" for v in cells) + "\n")
+        told = "".join(f"{v.mean():11.4f} ±{v.std(ddof=1) if len(v) > 1 else 0.0:.4f}" for v in cells)
+        sys.stdout.write(f"{key[0]:8}{key[1]:18}{key[2]:<8.3g}{told}\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ read from summary.json, is printed where three runs or more have it. Between met
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from ssl_suite.config import ConfigError
 from ssl_suite.evaluation import features, spectrum_scores, view_scores
 from ssl_suite.programs import data_for, guarded, parser, write_rows
 from ssl_suite.run import load_exported
+from ssl_suite.summary import read_summary
 
 FIGURES = ("rankme", "alpha_req", "lidar")
 Row = dict[str, float | str]
@@ -36,9 +36,7 @@ def measured(run: Path, score: str) -> Row:
     Raises:
         ConfigError: the folder holds no finished run.
     """
-    if not (run / "summary.json").is_file():
-        raise ConfigError(f"{run} holds no finished run: there is no summary.json in it")
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_summary(run)
     backbone, spec = load_exported(run)
     data = data_for(None, [], spec, run)
     data.views.standardise(spec)

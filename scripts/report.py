@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ import yaml
 from jinja2 import Environment
 from rich.console import Console
 
-from ssl_suite.config import ConfigError
 from ssl_suite.programs import guarded, parser
-from ssl_suite.summary import Summary, check_summary
+from ssl_suite.summary import Summary, read_summary
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -120,10 +118,7 @@ def told(folder: Path, name: str) -> Told:
     Raises:
         ConfigError: it holds no finished run.
     """
-    if not (folder / "summary.json").is_file():
-        raise ConfigError(f"{folder} holds no finished run: there is no summary.json in it; give the folder of a run that ended")
-    summary = json.loads((folder / "summary.json").read_text())
-    check_summary(summary)
+    summary = read_summary(folder)
     command, config_text = folder / "command.txt", (folder / "config.yaml").read_text()
     return Told(name, summary, {"scores": summary["scores"], **{k: v for k, v in summary["references"].items() if v}},
                 command.read_text() if command.is_file() else "not recorded; config.yaml holds every setting",

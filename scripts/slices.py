@@ -10,7 +10,6 @@ Only model=poa trains slices to be good.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from ssl_suite.io.weights import read_description, weights_file
 from ssl_suite.nn.elastic import sizes
 from ssl_suite.programs import data_for, guarded, parser, write_rows
 from ssl_suite.run import load_exported
+from ssl_suite.summary import read_summary
 
 FIGURES = ("knn", "probe_1shot", "probe_3shot", "probe_full", "rankme")
 Size = tuple[int, int]
@@ -50,9 +50,7 @@ def judged(run: Path, wanted: list[Size]) -> list[dict[str, Any]]:
     Raises:
         ConfigError: the folder holds no finished run, or none of a patch transformer, or there is no such slice.
     """
-    if not (run / "summary.json").is_file():
-        raise ConfigError(f"{run} holds no finished run: there is no summary.json in it")
-    seed = json.loads((run / "summary.json").read_text())["seed"]
+    seed = read_summary(run)["seed"]
     backbone, spec = load_exported(run)
     config = read_description(weights_file(run))[1]
     cut(backbone, config, None, None)  # says so where it is no patch transformer

@@ -12,7 +12,6 @@ the accuracy of both; the last line tells the mean difference and its spread.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ssl_suite.evaluation import classes
 from ssl_suite.functional.archive import svm_probe
 from ssl_suite.programs import data_for, guarded, parser, write_rows
 from ssl_suite.run import load_exported
-from ssl_suite.summary import commit
+from ssl_suite.summary import commit, read_summary
 
 
 def series(data: Any, part: str) -> np.ndarray:
@@ -60,9 +59,7 @@ def compared(run: Path, module: Any) -> dict[str, Any]:
     Raises:
         ConfigError: the folder holds no finished run of TS2Vec whose epochs have a given length.
     """
-    if not (run / "summary.json").is_file():
-        raise ConfigError(f"{run} holds no finished run: there is no summary.json in it")
-    summary, config = json.loads((run / "summary.json").read_text()), OmegaConf.load(run / "config.yaml")
+    summary, config = read_summary(run), OmegaConf.load(run / "config.yaml")
     if not config.model._target_.endswith(".TS2Vec") or "svm" not in summary["scores"] or not config.data.steps_per_epoch:
         raise ConfigError(f"{run} must be a run of model=ts2vec with evaluation.svm=true and data.steps_per_epoch")
     spec = load_exported(run)[1]

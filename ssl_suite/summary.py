@@ -14,6 +14,8 @@ from typing import Any, TypedDict
 from rich.console import Console
 from rich.table import Table
 
+from ssl_suite.config import ConfigError
+
 PACKAGES = ("torch", "torchvision", "torchaudio", "lightning", "timm", "lightly", "hydra-core", "numpy")
 
 
@@ -101,6 +103,20 @@ def write_summary(folder: Path, summary: Summary) -> None:
     temporary = folder / ".summary.json.tmp"
     temporary.write_text(json.dumps(summary, indent=2) + "\n")
     temporary.replace(folder / "summary.json")
+
+
+def read_summary(folder: Path) -> Summary:
+    """The summary of a finished run.
+
+    Raises:
+        ConfigError: the folder holds none.
+        ValueError: see `check_summary`.
+    """
+    if not (folder / "summary.json").is_file():
+        raise ConfigError(f"{folder} holds no finished run: there is no summary.json in it; give the folder of a run that ended")
+    summary: Summary = json.loads((folder / "summary.json").read_text())
+    check_summary(summary)
+    return summary
 
 
 def print_summary(folder: Path, summary: Summary, next_commands: list[str]) -> None:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
@@ -15,8 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import ssl_suite.cli  # noqa: F401  (registers the resolver)
+from ssl_suite.batch import Tags
 from ssl_suite.catalogue import entries
 from ssl_suite.config import locate
+from ssl_suite.run import backbone_config, build_backbone, build_data, build_method
+from ssl_suite.testing import Case
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -38,12 +42,16 @@ def trained() -> list[str]:
     return [name for name in names("model") if raw("model", name).get("model")]
 
 
+def tags_of(name: str) -> Tags:
+    """What a method states of itself."""
+    return locate(raw("model", name)["model"]["_target_"], name).tags
+
+
 def cases() -> list[tuple[str, str]]:
     """Every method that is trained, with each modality its tags name."""
     found = []
     for name in trained():
-        tags = locate(raw("model", name)["model"]["_target_"], name).tags
-        found += [(name, modality) for modality in tags.modalities]
+        found += [(name, modality) for modality in tags_of(name).modalities]
     return found
 
 
@@ -84,3 +92,18 @@ def composed(*overrides: str, program: str = "train", folder: str = "unused") ->
 def model_config(name: str) -> dict[str, Any]:
     """The composed config of a method on digits."""
     return composed(f"model={name}", "data=digits")
+
+
+def case(name: str, modality: Any) -> Case:
+    """A method at the size of tests, on data of a modality."""
+    cfg = model_config(name)
+    return Case(lambda backbone, views, spec: build_method(cfg, backbone, views, spec), tags_of(name), modality)
+
+
+def built(*overrides: str) -> tuple[Any, Any]:
+    """A method and its data, as ``train.py`` with these overrides would build them, from seed 0."""
+    cfg = composed(*overrides)
+    L.seed_everything(0, verbose=False)
+    tags = locate(cfg["model"]["_target_"], "model").tags
+    data = build_data(cfg, tags)
+    return build_method(cfg, build_backbone(backbone_config(cfg, tags.backbone), data.spec), data.views, data.spec), data

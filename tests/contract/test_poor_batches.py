@@ -8,17 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_suite.batch import Tags
-from ssl_suite.config import ConfigError, locate
+from ssl_suite.config import ConfigError
 from ssl_suite.run import build_data
 from ssl_suite.testing import Case
-from tests.configs import cases, composed, in_turn, raw
-from tests.dist.test_gradients import case
-
-
-def tags_of(name: str) -> Tags:
-    return locate(raw("model", name)["model"]["_target_"], name).tags
-
+from tests.configs import case, cases, composed, in_turn, tags_of
 
 PRETRAINING = [(name, modality) for name, modality in cases() if tags_of(name).task == "pretraining"]
 APART = sorted({name for name, _ in PRETRAINING if tags_of(name).joint_embedding})

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.configs import cases
+from tests.configs import case, cases
 from tests.dist.pair import WORLD, Pair
-from tests.dist.test_gradients import SIZE, case, part
+from tests.dist.test_gradients import SIZE, part
 
 pytestmark = pytest.mark.dist
 

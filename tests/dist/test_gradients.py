@@ -10,21 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssl_suite.config import locate
 from ssl_suite.nn.mixup import Mixup
-from ssl_suite.run import build_method
-from ssl_suite.testing import Case
-from tests.configs import cases, model_config
+from tests.configs import case, cases
 from tests.dist.pair import Pair
 
 pytestmark = pytest.mark.dist
 SIZE = 8
-
-
-def case(name: str, modality: Any) -> Case:
-    cfg = model_config(name)
-    tags = locate(cfg["model"]["_target_"], name).tags
-    return Case(lambda backbone, views, spec: build_method(cfg, backbone, views, spec), tags, modality)
 
 
 def part(batch: dict[str, Any], rows: slice) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from ssl_suite.batch import Batch
 from ssl_suite.methods.pretraining.flexpredict import NOISE_STREAM, FlexPredict
 from ssl_suite.methods.pretraining.ijepa import IJEPA
-from ssl_suite.run import backbone_config, build_backbone, build_data, build_method
 from ssl_suite.testing import tiny_batch
-from tests.configs import composed
+from tests.configs import built
 from tests.parity.test_ijepa import make
 from tests.parity.test_mae import PICTURES
 from tests.parity.tiny import gradients
@@ -83,13 +82,10 @@ class Untied(FlexPredict):
 
 def remaining(kind: type[FlexPredict], sigma: float, path: Path) -> float:
     """Frobenius norm of the noise's matrix after 1400 steps on pieces of photographs, as a share of what it was."""
-    cfg = composed("model=flexpredict", "data=image_arrays", f"data.path={path}", "data.batch_size=96", "backbones.tokens.width=48",
-                   "backbones.tokens.depth=2", f"model.sigma={sigma}", "model.view=weak", "model.predictor_width=32",
-                   "model.predictor_depth=1", "model.targets=1", "model.target_scale=[0.25,0.25]", "model.target_aspect=[1,1]",
-                   "model.max_context=0.5625", "optimizer.lr=1.5e-3", "schedule=constant")
-    L.seed_everything(0, verbose=False)
-    data = build_data(cfg, FlexPredict.tags)
-    method = build_method(cfg, build_backbone(backbone_config(cfg, "tokens"), data.spec), data.views, data.spec)
+    method, data = built("model=flexpredict", "data=image_arrays", f"data.path={path}", "data.batch_size=96",
+                         "backbones.tokens.width=48", "backbones.tokens.depth=2", f"model.sigma={sigma}", "model.view=weak",
+                         "model.predictor_width=32", "model.predictor_depth=1", "model.targets=1", "model.target_scale=[0.25,0.25]",
+                         "model.target_aspect=[1,1]", "model.max_context=0.5625", "optimizer.lr=1.5e-3", "schedule=constant")
     method.__class__ = kind
     matrix = nn.init.kaiming_uniform_(method.predictor.embed.weight, a=sqrt(5))
     if kind is Untied:

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from ssl_suite.batch import StepOutput
 from ssl_suite.callbacks import CollapseMonitor
-from ssl_suite.config import locate
 from ssl_suite.method import Method
 from ssl_suite.methods.pretraining.simsiam import SimSiam
 from ssl_suite.nn.heads import mlp
-from ssl_suite.run import backbone_config, build_backbone, build_data, build_method
-from tests.configs import composed
+from tests.configs import built
 
 
 class Logged:
@@ -99,12 +97,7 @@ class Unstopped(SimSiam):
 
 def trained(name: str, *overrides: str, kind: type[Method] | None = None) -> dict[str, Tensor]:
     """What the monitor logs of the last of ten epochs on digits."""
-    cfg = composed(f"model={name}", "data=digits", *overrides)
-    L.seed_everything(0, verbose=False)
-    tags = locate(cfg["model"]["_target_"], name).tags
-    data = build_data(cfg, tags)
-    backbone = build_backbone(backbone_config(cfg, tags.backbone), data.spec)
-    method: Any = build_method(cfg, backbone, data.views, data.spec)
+    method, data = built(f"model={name}", "data=digits", *overrides)
     if kind is not None:
         method.step = partial(kind.step, method)
     trainer = L.Trainer(max_epochs=10, accelerator="cpu", callbacks=[CollapseMonitor()], logger=False, enable_checkpointing=False,
