@@ -46,32 +46,35 @@ def log_scales(count: int, longest: float) -> Tensor:
 class SpectrumEncoder(nn.Module):
     """Convolutions over magnitude and over angle of a spectrum, in two branches of half the width.
 
+    What they find is weighed by its frequency, with learned weights: a mean would not tell one frequency from another.
+
     Args:
         channels: channels C of a series.
+        steps: steps T of a series.
         width: channels inside.
         outputs: width D of the representation, even.
     """
 
-    def __init__(self, channels: int, width: int, outputs: int) -> None:
+    def __init__(self, channels: int, steps: int, width: int, outputs: int) -> None:
         super().__init__()
-        self.magnitude, self.angle = (_branch(channels, width, outputs // 2) for _ in range(2))
+        self.magnitude, self.angle = (_branch(channels, steps // 2 + 1, width, outputs // 2) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map series (B, C, T) to (B, D)."""
         coefficients = spectrum(x)
         both = self.magnitude(coefficients.abs()), self.angle(coefficients.angle())
-        return torch.cat([maps.mean(dim=2) for maps in both], dim=1)
+        return torch.cat(both, dim=1)
 
 
-def _branch(channels: int, width: int, outputs: int) -> nn.Sequential:
+def _branch(channels: int, frequencies: int, width: int, outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in ((channels, width), (width, width), (width, outputs)):
         layers += [nn.Conv1d(before, after, 5, 2, 2, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
-    return nn.Sequential(*layers)
+    return nn.Sequential(*layers, nn.Linear(-(-frequencies // 8), 1), nn.Flatten())
 
 
 class ScalogramEncoder(nn.Module):
-    """Convolutions over scale and time of a scalogram, averaged over the scales and the steps that exist.
+    """Convolutions over scale and time of a scalogram, averaged over the steps that exist and weighed by scale.
 
     Args:
         channels: channels C of a series.
@@ -90,13 +93,14 @@ class ScalogramEncoder(nn.Module):
         for before, after in ((channels, width), (width, outputs)):
             layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
+        self.weigh = nn.Linear(-(-scales // 4), 1)
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Map series (B, C, T) to (B, D)."""
         coefficients, valid = scalogram(x, self.scales), valid_steps(length, x.shape[2])
         if valid is not None:
             coefficients = coefficients * valid[:, None, None]
-        maps = self.layers(coefficients).mean(dim=2)
+        maps = self.weigh(self.layers(coefficients).transpose(2, 3)).squeeze(3)
         return mean_pool(maps.transpose(1, 2), None if length is None else valid_steps((length + 3) // 4, maps.shape[2]))
 
 

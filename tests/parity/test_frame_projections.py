@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_suite.backbones.series import SeriesConvNet
 from ssl_suite.batch import Spec
 from ssl_suite.methods.pretraining.frame_projections import FrameProjections
-from ssl_suite.nn.spectra import Mapper, log_scales, scalogram, spectrum
+from ssl_suite.nn.spectra import Mapper, ScalogramEncoder, SpectrumEncoder, log_scales, scalogram, spectrum
 from ssl_suite.testing import tiny_batch
 from ssl_suite.views import Views
 
@@ -76,6 +76,22 @@ def test_a_step_is_the_sum_of_its_parts() -> None:
     ours = torch.autograd.grad(out.loss, m.backbone.entry.weight)[0]
     theirs = torch.autograd.grad(identity + 0.7 * mapping, m.backbone.entry.weight)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)  # imitation leaves the encoders alone
+
+
+def test_encoders_of_frames_tell_where_a_peak_stands() -> None:
+    """A mean over frequencies or scales would not: the strides divide these shifts."""
+    torch.manual_seed(0)
+    waves = torch.cos(2 * math.pi * torch.tensor([[16], [24]]) * torch.arange(160) / 160)[:, None]
+    peaks = SpectrumEncoder(1, 160, 8, 4).eval().magnitude(spectrum(waves).abs())
+    assert (peaks[0] - peaks[1]).abs().max() > 1e-3
+    torch.testing.assert_close(*spectrum(waves).abs().sort(dim=-1).values, rtol=0, atol=1e-4)
+    encoder = ScalogramEncoder(1, 160, 24, 8, 4).eval()
+    coefficients = torch.zeros(2, 1, 24, 160)
+    coefficients[0, :, 8], coefficients[1, :, 12] = 1.0, 1.0
+    maps = encoder.layers(coefficients)
+    torch.testing.assert_close(*maps.mean(2))
+    weighed = encoder.weigh(maps.transpose(2, 3))
+    assert (weighed[0] - weighed[1]).abs().max() > 1e-3
 
 
 def test_mappers_are_tiny() -> None:

@@ -10,7 +10,9 @@ NeurIPS 2025, arXiv 2510.22655.
 Deviations: the mappers of representations are trained beside the encoders, cut off from them, not in a second run after them;
 the code's division of the mapping loss by the batch size is ``map_weight``. The judged and exported representation is the time
 encoder's alone unless ``mapped``. Shorter rows are filled up with zeros to the length of the longest series before they are
-transformed. Scales start at 2 steps, since shorter waves do not exist in samples. The networks of the two frames are smaller.
+transformed. Scales start at 2 steps, since shorter waves do not exist in samples. The networks of the two frames are
+smaller, and the coefficients of wavelets are averaged over time, not weighed by it. The paper's encoder in time ends in a mean
+over time, ``pool: mean`` of ours.
 
 Batch: ``x`` (B, C, T) and ``index`` (B,), with ``epoch`` and ``length`` (B,) where present.
 
@@ -73,7 +75,7 @@ class FrameProjections(Method):
             raise ValueError(f"the mappers need even widths: projection_dim={projection_dim}, and the backbone has "
                              f"num_features={features}")
         self.view, self.temperature, self.map_weight, self.mapped = view, temperature, map_weight, mapped
-        self.fourier = SpectrumEncoder(channels, width, features)
+        self.fourier = SpectrumEncoder(channels, steps, width, features)
         self.wavelet = ScalogramEncoder(channels, steps, scales, width, features)
         self.projectors = nn.ModuleList(mlp(features, hidden_dim, projection_dim) for _ in range(3))
         self.embedding_mappers = nn.ModuleList(Mapper(64) for _ in range(2))
