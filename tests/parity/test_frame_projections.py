@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from ssl_suite.methods.pretraining.frame_projections import FrameProjections
 from ssl_suite.nn.spectra import Mapper, ScalogramEncoder, SpectrumEncoder, log_scales, scalogram, spectrum
 from ssl_suite.testing import tiny_batch
 from ssl_suite.views import Views
+from tests.configs import built
 
 SPEC = Spec("series", (2, 40), mean=(0.0, 0.0), std=(1.0, 1.0))
 
@@ -96,6 +98,22 @@ def test_encoders_of_frames_tell_where_a_peak_stands() -> None:
 
 def test_mappers_are_tiny() -> None:
     assert [sum(p.numel() for p in Mapper(hidden).parameters()) for hidden in (64, 1)] == [449, 8]
+
+
+@pytest.mark.slow
+def test_mappers_imitate_other_frames_better_than_their_mean() -> None:
+    m, data = built("model=frame_projections", "data=series", "data.name=GunPoint", "data.batch_size=16", "data.steps_per_epoch=10",
+                    "backbones.features.width=16", "backbones.features.depth=4", "backbones.features.num_features=64",
+                    "backbones.features.pool=mean")
+    trainer = L.Trainer(max_epochs=20, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                        enable_model_summary=False, limit_val_batches=0)
+    trainer.fit(m.train(), datamodule=data)
+    (batch,) = [b for b in data.test_dataloader() if len(b["x"]) > 1][:1]
+    (x,) = m.eval().views(batch, "clean")
+    with torch.no_grad():
+        h, frames = m.backbone(x), [m.fourier(x), m.wavelet(x)]
+        for mapper, frame in zip(m.mappers, frames, strict=True):
+            assert F.l1_loss(mapper(h), frame) < (frame - frame.mean()).abs().mean()
 
 
 def test_one_encoder_runs_when_trained() -> None:
