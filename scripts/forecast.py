@@ -32,7 +32,7 @@ from ssl_suite.functional.forecasting import pairs, ridge_forecast
 from ssl_suite.io.weights import read_description
 from ssl_suite.programs import data_for, guarded, parser, write_rows
 from ssl_suite.run import build_backbone, load_exported
-from ssl_suite.summary import commit
+from ssl_suite.summary import commit, read_summary
 
 HORIZONS = (24, 48, 168, 336, 720)
 
@@ -79,7 +79,7 @@ def stretches(rows: list[int] | None, data: Any) -> tuple[tuple[int, int], ...]:
 
 
 def encoders(run: Path, spec: Spec, values: np.ndarray, size: int, seed: int) -> dict[str, np.ndarray]:
-    """Features (rows, D) of a series (C, rows) by a run's encoder, by the same backbone untrained, and without any."""
+    """Features (rows, D) of a series (C, rows) by a run's encoder, by the same backbone drawn from a seed, and without any."""
     mean, std = (np.array(numbers, np.float32)[:, None] for numbers in (spec.mean, spec.std))
     inputs = (values - mean) / std
     L.seed_everything(seed, verbose=False)
@@ -97,20 +97,19 @@ def main() -> None:
     arguments.add_argument("--horizons", type=int, nargs="+", default=list(HORIZONS))
     arguments.add_argument("--context", type=int, default=201, help="rows that a feature may see (default: 201, as the paper)")
     arguments.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the run's data: data.path=...")
-    arguments.add_argument("--seed", type=int, default=0, help="of the untrained encoder")
     arguments.add_argument("--csv", type=Path, help="write a row for each encoder and horizon")
     given = arguments.parse_args()
-    spec = read_description(given.run / "backbone.safetensors")[0]
+    spec, seed = read_description(given.run / "backbone.safetensors")[0], read_summary(given.run)["seed"]
     data = data_for(None, given.set, spec, given.run)
     parts = stretches(given.rows, data)
     values: np.ndarray = data.parts["train"][0].values[:, : parts[-1][1]]
     known = values[:, : parts[0][1]].astype(np.float64)
     targets = ((values - known.mean(1, keepdims=True)) / known.std(1, keepdims=True)).T
     table, rows = Table("", *(f"{h}: MSE  MAE" for h in given.horizons)), []
-    for name, features in encoders(given.run, spec, values, given.context, given.seed).items():
+    for name, features in encoders(given.run, spec, values, given.context, seed).items():
         found = [ridge_forecast(*(pairs(features, targets, part, horizon) for part in parts)) for horizon in given.horizons]
         table.add_row(name, *(f"{f.mse:.3f}  {f.mae:.3f}" for f in found))
-        rows += [{"encoder": name, "horizon": h, **vars(f), "seed": given.seed, "commit": commit()}
+        rows += [{"encoder": name, "horizon": h, **vars(f), "seed": seed, "commit": commit()}
                  for h, f in zip(given.horizons, found, strict=True)]
     Console().print(table)
     if given.csv:
