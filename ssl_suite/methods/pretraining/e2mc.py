@@ -47,6 +47,15 @@ def marginal_entropy(u: Tensor, eps: float = 1e-7) -> Tensor:
     return ((n + 1) / m * (ordered[m:] - ordered[:-m]) + eps).log().mean()
 
 
+def figures(z0: Tensor, z1: Tensor) -> dict[str, Tensor]:
+    """``entropy``, ``squashed_covariance`` and ``saturation`` of the embeddings of two views, (N, D) float32 each."""
+    with torch.autocast(z0.device.type, enabled=False):
+        cubes = [z.sigmoid() for z in (z0, z1)]
+        return {"entropy": (marginal_entropy(cubes[0]) + marginal_entropy(cubes[1])) / 2,
+                "squashed_covariance": decorrelation(cubes[0]) + decorrelation(cubes[1]),
+                "saturation": ((cubes[0].detach() - 0.5).abs() > 0.49).float().mean()}
+
+
 class E2MC(VICReg):
     """VICReg that goes on with the entropy of its embedding as a further aim.
 
@@ -82,11 +91,13 @@ class E2MC(VICReg):
         length = batch.get("length")
         h0, h1 = (self.backbone(x, length) for x in self.views(batch, *self.tags.views))
         z0, z1 = gather_together(*(self.projector(h).float() for h in (h0, h1)))
-        with torch.autocast(z0.device.type, enabled=False):
-            cubes = [z.sigmoid() for z in (z0, z1)]
-            entropy = (marginal_entropy(cubes[0]) + marginal_entropy(cubes[1])) / 2
-            covariance = decorrelation(cubes[0]) + decorrelation(cubes[1])
-            loss = self.criterion(z0, z1) + self.squashed_covariance * covariance - self.entropy * entropy
-        saturation = ((cubes[0].detach() - 0.5).abs() > 0.49).float().mean()
-        return StepOutput(loss, {"entropy": entropy.detach(), "squashed_covariance": covariance.detach(), "saturation": saturation},
-                          h0.detach())
+        found = figures(z0, z1)
+        terms = self.squashed_covariance * found["squashed_covariance"] - self.entropy * found["entropy"]
+        loss = self.criterion(z0, z1) + terms
+        return StepOutput(loss, {name: value.detach() for name, value in found.items()}, h0.detach())
+
+    def score(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+        """`figures` of samples that are not learned from, batch by batch; a single one, which has none, counts for nothing."""
+        n, length = len(batch["x"]), batch.get("length")
+        z0, z1 = (self.projector(self.backbone(x, length)).float() for x in self.views(batch, *self.tags.views))
+        return {name: (value * n, n) if n > 1 else (value.new_zeros(()), 0) for name, value in figures(z0, z1).items()}

@@ -79,3 +79,14 @@ def test_entropy_rises_on_samples_not_seen(trained: Path) -> None:
         found.append(float(marginal_entropy(u)))
     control, entropy = found
     assert entropy > control + 0.1
+
+
+def test_held_out_samples_are_scored_without_learning_from_them() -> None:
+    method = make(E2MC).eval()
+    batch = pictures(12, 0, labels=False)
+    found = method.score(batch)
+    with torch.no_grad():
+        logs = method.step(batch).logs
+    assert {name: total.item() / n for name, (total, n) in found.items()} == pytest.approx({k: v.item() for k, v in logs.items()})
+    one = method.score({k: v[:1] for k, v in batch.items()})
+    assert {total.item() for total, _ in one.values()} == {n for _, n in one.values()} == {0}, "one sample has no entropy"
