@@ -39,6 +39,7 @@ from ssl_suite.method import Method
 from ssl_suite.programs import claimed, finished_run, guarded, parser, planned, write_rows
 from ssl_suite.rounds import write_json
 from ssl_suite.run import build_data, load_run
+from ssl_suite.summary import read_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 SEQUENCES = ROOT / "scripts" / "sequences"
@@ -151,7 +152,7 @@ def records(name: str, arm: Arm, content: dict[str, Any], extra: list[str]) -> l
         for number, after in enumerate(arm.sets):
             if not (arm.folder / after / "summary.json").is_file():
                 finished_run(arm.command(number), arm.folder / after)
-            told, summary = judged(arm, number), loads((arm.folder / after / "summary.json").read_text())
+            told, summary = judged(arm, number), read_summary(arm.folder / after)
             line = shlex.join(["python", "train.py", "--config-dir=RUNS/configs", *arm.overrides(number, Path("RUNS"))])
             found += [{"arm": name, "seed": arm.seed, "after": after, "set": on, "loss": told["loss"][on],
                        "unannealed": told["unannealed"] if on == after else None, "probe_3shot": told["probe_3shot"].get(on),

@@ -30,6 +30,7 @@ from ssl_suite.functional.maps import Projection, flattened
 from ssl_suite.io.weights import read_description
 from ssl_suite.programs import data_for, guarded, parser, started_run
 from ssl_suite.run import build_backbone, load_exported, load_run
+from ssl_suite.summary import read_summary
 
 
 def embedding(net: nn.Module, data: Any, kind: str = "clean") -> Embed:
@@ -93,7 +94,7 @@ def main() -> None:
     given = arguments.parse_args()
     if given.protocol in ("linear", "finetune"):
         model = {"linear": "linear_probe", "finetune": "finetune"}[given.protocol]
-        data = given.data or json.loads((given.run / "summary.json").read_text())["data"]
+        data = given.data or read_summary(given.run)["data"]
         started_run([f"model={model}", f"data={data}", f"init_from={given.run}", f"seed={given.seed}", *given.set])
         return
     data = data_for(given.data, given.set, load_exported(given.run)[1], given.run)

@@ -23,7 +23,6 @@ middle goes on. Rows, labels and seeds may be added in the same folder; other ov
 
 from __future__ import annotations
 
-import json
 import signal
 import statistics
 import sys
@@ -40,6 +39,7 @@ from ssl_suite.io.checkpoints import whole_file
 from ssl_suite.programs import claimed, guarded, parser, trained_run, write_rows
 from ssl_suite.rounds import each_checkpoint, pool, write_json
 from ssl_suite.run import Run, build_data, load_run
+from ssl_suite.summary import read_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ("supervised", "fixmatch", "st", "st_fixmatch", "st_fixmatch_teacher", "st_fixmatch_both", "st_plus_plus",
@@ -191,7 +191,7 @@ def main() -> None:
                 folder = given.runs.resolve() / f"{labels if row != 'all' else 'all'}-{seed}"
                 with claimed(folder, {"overrides": common}):
                     run = cell(row, folder, common, labels, seed)
-                summary = json.loads((run / "summary.json").read_text())
+                summary = read_summary(run)
                 records.append({"row": row, "labels": labels if row != "all" else "all", "seed": seed, "commit": summary["commit"],
                                 "seconds": summary["wall_seconds"], **summary["scores"]})
     show(records)

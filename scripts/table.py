@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import json
 import shlex
 import statistics
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from rich.table import Table
 
 from ssl_suite.config import ConfigError
 from ssl_suite.programs import finished_run, guarded, parser, planned, trained_run, write_rows
+from ssl_suite.summary import read_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "scripts" / "tables"
@@ -77,7 +77,7 @@ def collect(table: dict[str, Any], rows: list[str], seeds: list[int], folders: P
     records = []
     for row in rows:
         for seed in seeds:
-            summary = json.loads((folders / f"{row}-{seed}" / "summary.json").read_text())
+            summary = read_summary(folders / f"{row}-{seed}")
             line = shlex.join(command({**table, "data": "DATA"}, row, seed, Path("RUNS"), [o for o in extra if "path=" not in o]))
             shared = {"commit": summary["commit"], "seconds": summary["wall_seconds"],
                       "samples_per_second": summary["samples_per_second"], "torch": summary["versions"]["torch"],

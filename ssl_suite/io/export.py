@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ssl_suite.batch import Spec
 from ssl_suite.config import ConfigError, require
 from ssl_suite.nn.elastic import extract
+from ssl_suite.summary import read_summary
 
 CARD = """---
 license: {{ licence or "unknown" }}
@@ -131,7 +131,7 @@ def model_card(run: Path, licence: str | None) -> str:
         run: folder of a finished run.
         licence: of the weights; None says that nobody stated one.
     """
-    told, command = json.loads((run / "summary.json").read_text()), run / "command.txt"
+    told, command = read_summary(run), run / "command.txt"
     config = (run / "config.yaml").read_text()
     columns = {"this run": told["scores"], **{name: scores for name, scores in told["references"].items() if scores}}
     return Environment(trim_blocks=True, keep_trailing_newline=True).from_string(CARD).render(

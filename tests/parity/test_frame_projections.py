@@ -107,9 +107,8 @@ def test_mappers_imitate_other_frames_better_than_their_mean() -> None:
                     "backbones.features.pool=mean")
     trainer = L.Trainer(max_epochs=20, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
                         enable_model_summary=False, limit_val_batches=0)
-    trainer.fit(m.train(), datamodule=data)
-    (batch,) = [b for b in data.test_dataloader() if len(b["x"]) > 1][:1]
-    (x,) = m.eval().views(batch, "clean")
+    trainer.fit(m, datamodule=data)
+    (x,) = m.eval().views(next(iter(data.test_dataloader())), "clean")
     with torch.no_grad():
         h, frames = m.backbone(x), [m.fourier(x), m.wavelet(x)]
         for mapper, frame in zip(m.mappers, frames, strict=True):

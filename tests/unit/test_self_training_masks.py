@@ -12,8 +12,10 @@ import torch
 
 from ssl_suite.config import ConfigError
 from ssl_suite.run import load_run
+from ssl_suite.summary import write_summary
 from tests.conftest import ROOT
 from tests.runs import masks, run
+from tests.unit.test_summary import GOOD
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import self_training_masks as stages
@@ -147,7 +149,7 @@ def test_a_folder_of_other_overrides_or_another_process_is_refused(tmp_path: Pat
 
     def finished(row: str, folder: Path, common: list[str], labels: int, seed: int) -> Path:
         (folder / row).mkdir(exist_ok=True)
-        (folder / row / "summary.json").write_text('{"commit": "", "wall_seconds": 1, "scores": {"miou": 0.5}}')
+        write_summary(folder / row, {**GOOD, "scores": {"miou": 0.5}})
         if busy:
             table("--labels", str(labels))  # a second process meanwhile
         return folder / row

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ssl_suite.summary import Summary, check_summary, commit, flat, timed_rate, versions, write_summary
+from ssl_suite.config import ConfigError
+from ssl_suite.summary import Summary, check_summary, commit, flat, read_summary, timed_rate, versions, write_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD: Summary = {
@@ -22,7 +23,12 @@ GOOD: Summary = {
 def test_a_good_summary_is_written_whole(tmp_path: Path) -> None:
     write_summary(tmp_path, GOOD)
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
-    assert json.loads((tmp_path / "summary.json").read_text()) == GOOD
+    assert json.loads((tmp_path / "summary.json").read_text()) == read_summary(tmp_path) == GOOD
+
+
+def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path.name} holds no finished run"):
+        read_summary(tmp_path)
 
 
 @pytest.mark.parametrize("key", list(GOOD))
