@@ -35,6 +35,8 @@ class SourceDataModule(L.LightningDataModule):
         frames: time steps per batch; set, it replaces ``batch_size`` by batches of similar length.
         pseudo_labels: file of `ssl_suite.data.pseudo.PseudoLabels`; the samples it keeps count as labelled.
         label_share: share of a labelled batch with given labels where the others are pseudo-labels; without ``frames``.
+        mean: what views take off each channel, pictures in [0, 1]; None: measured on the training part, as is ``std``.
+        std: what they divide by then.
         protocol: which samples are held out, labelled and mislabelled; see `ssl_suite.data.protocol.Protocol`.
 
     Attributes:
@@ -50,7 +52,8 @@ class SourceDataModule(L.LightningDataModule):
     def __init__(self, *, batch_size: int = 128, num_workers: int = 0, seed: int = 0,
                  views: Mapping[str, Sequence[Op]] | None = None, mu: int = 7, val_fraction: float = 0.1,
                  steps_per_epoch: int | None = None, frames: int | None = None, pseudo_labels: str | None = None,
-                 label_share: float = 0.25, **protocol: Unpack[Protocol]) -> None:
+                 label_share: float = 0.25, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+                 **protocol: Unpack[Protocol]) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("mu", mu, 1)):
             if value < least:
@@ -60,7 +63,7 @@ class SourceDataModule(L.LightningDataModule):
             raise ValueError(f"data.label_share must lie in [0, 1], got {label_share}")
         self.val_fraction, self.steps_per_epoch, self.protocol = val_fraction, steps_per_epoch, protocol
         self.pseudo_labels, self.label_share, self.pseudo = pseudo_labels, label_share, np.array([], np.int64)
-        self.views = Views(views, seed)
+        self.views, self.mean, self.std = Views(views, seed), mean, std
         self.form: Literal["labeled", "unlabeled", "semi"] = "labeled"
         self.parts: dict[str, tuple[Source, np.ndarray]] = {}
         self.position, self.rows = 0, dict[str, np.ndarray]()
@@ -90,11 +93,8 @@ class SourceDataModule(L.LightningDataModule):
         sources = self.sources()
         train = sources["train"]
         kept, held = divide(train, 0.0 if "val" in sources else self.val_fraction, self.seed, self.protocol)
-        self.parts = {"train": (train, kept), "val": (train, held)}
-        for name in ("val", "test"):
-            if name in sources:
-                self.parts[name] = (sources[name], np.arange(len(sources[name])))
-        shape, mean, std = describe(train, kept, self.modality)
+        self.parts = {"val": (train, held), **{k: (s, np.arange(len(s))) for k, s in sources.items()}, "train": (train, kept)}
+        shape, mean, std = describe(train, kept, self.modality, self.mean, self.std)
         self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std,
                          len(train), self.actions, self.masks)
         self.views.standardise(self.spec)

@@ -111,7 +111,7 @@ def run_cell(matrix: dict[str, Any], source_name: str, run_folder: Path, stream_
         return
     torch.set_num_threads(1)
     run = load_run(run_folder)
-    trained = from_run(dict.fromkeys(("data", "weights", "mean", "std")), run)
+    trained = from_run(dict.fromkeys(("data", "weights")), run)
     streams = ShiftStreams(**{"batch_size": 64, **arguments}, seed=seed)
     single, shared = streams.batch_size == 1, {"source": source_name, "stream": stream_name, "seed": seed, "commit": commit()}
     alone = list(methods)

@@ -32,7 +32,6 @@ HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 SETTINGS: dict[str, Any] = {
     "name": str, "seed": int, "root": str, "trusted_packages": list[str], "init_from": str | None, "resume": str | None,
     "compile": bool, "activation_checkpointing": bool, "objective": str | None, "checkpoint": str | None, "weights": str | None,
-    "mean": list[float] | None, "std": list[float] | None,
     "evaluation.probes": bool, "evaluation.svm": bool, "evaluation.dtw": bool, "evaluation.max_samples": int | None}
 """Keys that no constructor takes, with the type of each."""
 

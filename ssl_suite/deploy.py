@@ -7,7 +7,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from ssl_suite.streaming import calibrate, clean_error, run_streams
 from ssl_suite.summary import Summary, commit, flat, timed_rate, versions, write_summary
 from ssl_suite.views import Views
 
-GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "network", "weights", "mean", "std", "data", "backbone", "backbones",
+GROUPS = ("name", "seed", "model", "adapter", "checkpoint", "network", "weights", "data", "backbone", "backbones",
           "optimizer", "schedule", "trainer", "stream", "guard", "budget", "root", "trusted_packages")
 TARGETS = {"class": "predicts no classes, and this adapter takes only classifiers; train one with model=finetune init_from=RUN, "
                     "or model=supervised",
@@ -97,9 +97,8 @@ def from_run(config: dict[str, Any], run: Run) -> Trained:
     Raises:
         ConfigError: the data have other classes or symbols.
     """
-    for key in ("weights", "mean", "std"):
-        if config[key] is not None:
-            raise ConfigError(f"{key}={config[key]} belongs to network=...; a run brings its own, so leave it out")
+    if config["weights"] is not None:
+        raise ConfigError(f"weights={config['weights']} belongs to network=...; a run brings its own, so leave it out")
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
     if data.spec.vocabulary != run.spec.vocabulary:
         raise ConfigError("data: the symbols of the transcripts are not those the checkpoint was trained on: "
@@ -120,14 +119,9 @@ def from_network(config: dict[str, Any]) -> Trained:
     if not config["data"]:
         raise ConfigError("data is missing: a network brings none; choose those it was trained for with data=...")
     data = build_data(config, None)
-    given = {key: tuple(config[key]) for key in ("mean", "std") if config[key] is not None}
-    for key, value in given.items():
-        if len(value) != len(data.spec.mean):
-            raise ConfigError(f"{key}={list(value)}: one number for each of {len(data.spec.mean)} channels is needed")
-    spec = replace(data.spec, **given)
-    model, mapping = load_network(config["network"], config["weights"], spec, config["trusted_packages"])
+    model, mapping = load_network(config["network"], config["weights"], data.spec, config["trusted_packages"])
     Console(soft_wrap=True, highlight=False).print(f"weights: {mapping}")
-    return Trained(model, spec, data.views.standardise(spec), data, name_of(config, "data"))
+    return Trained(model, data.spec, data.views, data, name_of(config, "data"))
 
 
 def build_adapter(config: dict[str, Any], trained: Trained, device: torch.device) -> tuple[Adapter, nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ Description = tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]
 """Shape of one sample, mean and standard deviation of each channel."""
 
 
-def describe(source: Source, indices: np.ndarray, modality: Modality) -> Description:
-    """Shape of one sample, and mean and standard deviation of each channel.
+def describe(source: Source, indices: np.ndarray, modality: Modality, mean: Sequence[float] | None = None,
+             std: Sequence[float] | None = None) -> Description:
+    """Shape of one sample, and mean and standard deviation of each channel, as measured or as given.
 
     At most 2000 samples are read, spread evenly over ``indices``, so that the result is the same on every process.
 
@@ -27,12 +28,15 @@ def describe(source: Source, indices: np.ndarray, modality: Modality) -> Descrip
         source: where the samples come from.
         indices: those that may be looked at (the training part without its held-out samples), (N,).
         modality: speech gets mean 0 and deviation 1 unseen; pictures and series are measured on valid values only.
+        mean: of each channel, (C,), in place of the measured one.
+        std: likewise, above 0.
 
     Returns:
         Shape without padding and with the longest T of the source; means; deviations (1 for a constant channel).
 
     Raises:
-        ValueError: there are no samples, or a series holds a value that is not finite within its valid steps.
+        ValueError: there are no samples, a series holds a value that is not finite within its valid steps, or what is given
+            does not fit the channels.
     """
     if len(indices) == 0:
         raise ValueError("the training part is empty; lower data.val_fraction or check the data's path")
@@ -40,10 +44,14 @@ def describe(source: Source, indices: np.ndarray, modality: Modality) -> Descrip
     shape = tuple(first.shape[1:])
     if source.lengths is not None:
         shape = (*shape[:-1], max(shape[-1], int(source.lengths.max())))
-    if modality == "speech":
-        return shape, (0.0,), (1.0,)
-    mean, std = channel_statistics(source, spread(indices, LIMIT))
-    return shape, tuple(mean.tolist()), tuple(std.tolist())
+    measured = torch.tensor([[0.0], [1.0]])
+    if modality != "speech":
+        measured = torch.stack(channel_statistics(source, spread(indices, LIMIT)))
+    for name, given in (("mean", mean), ("std", std)):
+        if given is not None and (len(given) != len(measured[0]) or (name == "std" and min(given) <= 0.0)):
+            raise ValueError(f"data.{name}={list(given)}: one number for each of {len(measured[0])} channels is needed"
+                             f"{', above 0' if name == 'std' else ''}")
+    return shape, tuple(measured[0].tolist() if mean is None else mean), tuple(measured[1].tolist() if std is None else std)
 
 
 def spread(indices: np.ndarray, limit: int) -> np.ndarray:

@@ -52,6 +52,24 @@ def test_digits_statistics_are_those_of_the_training_part():
     assert data.spec.std[0] == pytest.approx(float(x.std(correction=0)), abs=1e-6)
 
 
+def test_statistics_that_are_given_are_taken():
+    measured, data = DigitsDataModule(), DigitsDataModule(mean=[0.25])
+    for module in (measured, data):
+        module.setup()
+    batch = everything(data)
+    assert (data.spec.mean, data.spec.std) == ((0.25,), measured.spec.std)
+    (clean,) = data.views({**batch, "index": torch.arange(len(batch["x"]))}, "clean")
+    torch.testing.assert_close(clean, (batch["x"] / 255 - 0.25) / data.spec.std[0])
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"mean": [0.1, 0.2]}, r"data\.mean=\[0\.1, 0\.2\]: one number for each of 1 channels is needed$"),
+    ({"std": [0.0]}, r"data\.std=\[0\.0\]: one number for each of 1 channels is needed, above 0$")])
+def test_statistics_that_do_not_fit_are_refused(given: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DigitsDataModule(**given).setup()
+
+
 def test_another_seed_gives_another_test_part():
     parts = []
     for seed in (0, 0, 1):

@@ -72,7 +72,7 @@ def test_own_class_is_adapted_by_methods_that_need_views_or_features(weights: Pa
 
 
 def test_the_source_is_the_network_with_the_given_mean_and_deviation(weights: Path, tmp_path: Path) -> None:
-    summary = adapted(tmp_path / "out", command(weights, "mean=[0.1]", "std=[0.7]"))
+    summary = adapted(tmp_path / "out", command(weights, "data.mean=[0.1]", "data.std=[0.7]"))
     data, network = DigitsDataModule(seed=0), Own(10, 16).eval()
     data.setup()
     network.load_state_dict(load_file(weights))
@@ -140,7 +140,7 @@ def test_choices_validate(name: str) -> None:
     (("weights=null",), "weights is missing: the network would be untrained"),
     (("weights=nowhere.pt",), r"weights: nowhere\.pt does not exist"),
     (("data=null",), "data is missing: a network brings none"),
-    (("mean=[0.1,0.2]",), r"mean=\[0\.1, 0\.2\]: one number for each of 1 channels"),
+    (("data.mean=[0.1,0.2]",), r"data.mean=\[0\.1, 0\.2\]: one number for each of 1 channels"),
     (("trusted_packages=[]",), r"network\._target_: tests\.unit\.test_networks\.Own lies outside"),
     (("network.width=24",), r"is \(16, 1, 3, 3\) but body\.0\.weight needs \(24, 1, 3, 3\)"),
     (("+network.depth=2",), r"network\.depth: Own takes no 'depth'"),
