@@ -9,8 +9,8 @@ difference glass_blur, elastic_transform, saturate, spatter, frost and snow do n
 benchmark's constants. Speech and series have no such standard: those corruptions are ours.
 
 The family ``digits`` is ours too, for grey digits of 8 to 28 pixels, where CIFAR's constants are too mild: severity 5
-is Gaussian noise .5, impulse noise .3, blur 2 pixels, contrast .12, brightness +.5, 5 pixels left of 16; what it does
-not name is CIFAR's.
+is Gaussian noise .5, impulse noise .3, blur 2 pixels, contrast .12, brightness +.5, 5 pixels left of 16, and stronger
+shot and speckle noise and JPEG; the other constants are CIFAR's.
 """
 
 from __future__ import annotations
@@ -87,7 +87,6 @@ DIGITS: dict[str, tuple] = CIFAR | {
     "gaussian_noise": (0.1, 0.2, 0.3, 0.4, 0.5),
     "shot_noise": (30, 12, 6, 4, 2),
     "impulse_noise": (0.06, 0.12, 0.18, 0.24, 0.3),
-    "fog": ((0.5, 2.5), (1, 2.5), (1.5, 2), (2, 2), (2.5, 1.75)),
     "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
     "contrast": (0.6, 0.4, 0.3, 0.2, 0.12),
     "pixelate": (0.75, 0.62, 0.5, 0.4, 0.3125),
