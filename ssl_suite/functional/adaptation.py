@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -126,38 +127,43 @@ def effective_classes(probs: Tensor) -> Tensor:
     return _entropy(probs.mean(0)).exp()
 
 
-def dependence(probs: Tensor, block: int) -> Tensor:
+def dependence(probs: Tensor, block: int) -> float:
     """How much the class predicted depends on when a sample came: the signature of a stream whose neighbours are alike.
 
     The mutual information, in nats, between the predicted class and the block of consecutive samples it falls in, less that
-    of the same samples dealt out to as many blocks in turn, which takes away the bias of small blocks. One abrupt change in
-    between is allowed for: the samples are cut in two where this leaves least, since a new corruption may change which
-    classes are predicted without any order among samples. Our own measure; no paper has it.
+    of the same samples dealt out to as many blocks in turn, which takes away the bias of small blocks. A new corruption may
+    change which classes are predicted without any order among samples, so abrupt changes are allowed for: the samples are cut
+    where this leaves least, into stretches of at least three blocks, or two at either end. Our own measure; no paper has it.
 
     Args:
         probs: predictions in the order of the stream, (B, K), of a model that does not adapt.
         block: consecutive samples in a block; what is left over at the front is left out.
 
     Returns:
-        Scalar, about 0 for a shuffled stream, up to the logarithm of the classes that come one after another; 0 with fewer
+        About 0 for a shuffled stream, up to the logarithm of the classes that come one after another; 0 with fewer
         than two blocks.
     """
     count = len(probs) // block
     if count < 2:
-        return probs.new_zeros(())
+        return 0.0
     kept = probs[len(probs) - count * block :]
-    excess = _within(kept.view(count, block, -1).mean(1)) - _within(kept.view(block, count, -1).mean(0))
-    return excess.min()
+    dealt = kept.view(block, count, -1).mean(0)
+    excess = (_information(kept.view(count, block, -1).mean(1)) - _information(dealt)).tolist()
+    least = list(excess[0])  # of the first so many blocks, as yet without a cut
+    for stop in range(4, count + 1):
+        shortest = 3 if stop < count else 2
+        cut = [least[start] + excess[start][stop] for start in range(2, stop - shortest + 1)]
+        least[stop] = min([least[stop], *cut])
+    return least[count] / count
 
 
-def _within(blocks: Tensor) -> Tensor:
-    """Mutual information of class and block (N, K) within the two sides of every cut, and without a cut."""
-    count = len(blocks)
-    cuts = torch.tensor([0, *range(2, count - 1)], device=blocks.device)[:, None]
-    before = torch.cat([torch.zeros_like(blocks[:1]), blocks.cumsum(0)])[cuts[:, 0]]
-    after = (blocks.sum(0) - before).clamp_min(0.0)  # rounding may leave less than nothing
-    sides = [n[:, 0] * _entropy(total / n.clamp_min(1)) for n, total in ((cuts, before), (count - cuts, after))]
-    return (sides[0] + sides[1] - _entropy(blocks).sum()) / count
+def _information(blocks: Tensor) -> Tensor:
+    """Mutual information of class and block within blocks i to j of (N, K), times their number; (N + 1, N + 1)."""
+    place = torch.arange(len(blocks) + 1, device=blocks.device)
+    count = (place - place[:, None]).clamp_min(0)
+    total, entropies = (F.pad(t.cumsum(0), (0, 0, 1, 0)) for t in (blocks, _entropy(blocks)[:, None]))
+    mean = (total - total[:, None]).clamp_min(0.0) / count.clamp_min(1)[..., None]  # rounding may leave less than nothing
+    return count * _entropy(mean) - (entropies - entropies[:, None, :])[..., 0] * (count > 0)
 
 
 def _entropy(probs: Tensor) -> Tensor:

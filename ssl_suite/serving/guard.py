@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_suite.adapter import Adapter
-from ssl_suite.functional.adaptation import dependence, effective_classes
+from ssl_suite.functional.adaptation import dependence, effective_classes, entropy
 from ssl_suite.nn.norm import batch_norms
 
 BLOCK = 32
@@ -17,7 +17,7 @@ BLOCK = 32
 
 
 Verdict = Literal["ok", "rollback", "reset", "disable"]
-REMEMBERED = ("seen", "pairs", "alike", "disabled", "resets", "updates", "good", "probe_accuracy")
+REMEMBERED = ("seen", "sure", "pairs", "alike", "disabled", "resets", "updates", "good", "probe_accuracy")
 
 
 class CollapseGuard:
@@ -26,23 +26,29 @@ class CollapseGuard:
     Three signs, none of which needs a label:
 
     - **Neighbours that are alike.** Where the predicted class depends on when a sample came (`dependence`, measured on the
-      source model's predictions), statistics of a batch are those of a class. An adapter that normalises by them, or
-      ``assumes`` a shuffled stream, is set aside there, and one that assumes a correlated stream is used only there: the
-      source model predicts instead, and nothing is learned, until the sign is gone.
-    - **Fewer classes.** Predictions that spread over fewer classes than without learning, on the same samples, are on the way
-      to collapse: back to the source, with a third of the learning rate; after the last time nothing is learned any more.
+      source model's predictions), statistics of a batch are those of a class; so they are, in classes that come in runs longer
+      than the window, where they make the predictions less sure than the source model's. An adapter that normalises by them,
+      or ``assumes`` a shuffled stream, is set aside there, and one that assumes a correlated stream is used only where classes
+      depend on time: the source model predicts instead, and nothing is learned, until the sign is gone.
+    - **Fewer classes, or less sure.** Predictions that spread over fewer classes than without learning, on the same samples,
+      are on the way to collapse, and less sure ones fit the stream worse: back to the source, with a third of the learning
+      rate; after the last time nothing is learned any more.
     - **Far from home.** Learned tensors further from the source's than a share of their norm: back to the last good state,
       or to the source where there is none.
 
     An optional fourth, ``probe``, are stored samples of the source's kind with labels: where the adapter's accuracy on them
     has fallen, it goes back to the last good state.
 
-    Cost: a forward pass of the source model for every batch, and one of the adapter without learning for every other one.
+    Cost: a forward pass of the source model for every batch, one of the adapter without learning for every other one, and one
+    more for every batch where it normalises by the batch.
 
     Args:
         window: samples the first two signs look back over.
         max_dependence: nats of `dependence` above which neighbours count as alike; half of it ends the state.
+        max_doubt: entropy of the predictions by the batch's statistics, as a multiple of the source model's, above which
+            neighbours count as alike; half of what it is above 1 ends the state.
         min_spread: effective classes of the predictions as a share of those without learning.
+        max_unsure: entropy of the predictions as a multiple of that without learning.
         max_drift: distance from the source as a share of its norm.
         max_resets: after so many collapses nothing is learned any more.
         probe: samples (n, ...) and their classes (n,), at most a few hundred.
@@ -53,9 +59,9 @@ class CollapseGuard:
         ValueError: a number out of range.
     """
 
-    def __init__(self, *, window: int = 512, max_dependence: float = 0.1, min_spread: float = 0.9, max_drift: float = 0.5,
-                 max_resets: int = 4, probe: tuple[Tensor, Tensor] | None = None, probe_every: int = 100,
-                 max_drop: float = 0.05) -> None:
+    def __init__(self, *, window: int = 512, max_dependence: float = 0.1, max_doubt: float = 1.3, min_spread: float = 0.9,
+                 max_unsure: float = 1.2, max_drift: float = 0.5, max_resets: int = 4,
+                 probe: tuple[Tensor, Tensor] | None = None, probe_every: int = 100, max_drop: float = 0.05) -> None:
         if window < 4 * BLOCK or max_resets < 1 or probe_every < 1:
             raise ValueError(f"guard.window={window} must be at least {4 * BLOCK}, guard.max_resets={max_resets} and "
                              f"guard.probe_every={probe_every} at least 1")
@@ -63,34 +69,42 @@ class CollapseGuard:
                            "max_drop": max_drop}.items():
             if value < 0.0:
                 raise ValueError(f"guard.{key}={value} must not be negative")
-        self.window, self.max_dependence, self.min_spread, self.max_drift = window, max_dependence, min_spread, max_drift
+        if min(max_doubt, max_unsure) < 1.0:
+            raise ValueError(f"guard.max_doubt={max_doubt} and guard.max_unsure={max_unsure} must be at least 1")
+        self.window, self.max_dependence, self.max_doubt = window, max_dependence, max_doubt
+        self.min_spread, self.max_unsure, self.max_drift = min_spread, max_unsure, max_drift
         self.max_resets, self.probe, self.probe_every, self.max_drop = max_resets, probe, probe_every, max_drop
         self.clear()
 
     def clear(self) -> None:
         """Forget everything seen: as after `Adapter.reset`."""
-        self.seen, self.pairs = torch.empty(0), torch.empty(0)
+        self.seen, self.sure, self.pairs = torch.empty(0), torch.empty(0), torch.empty(0)
         self.alike, self.disabled, self.resets, self.updates = False, False, 0, 0
         self.good: dict[str, Any] = {}
         self.probe_accuracy = 0.0
 
-    def objects(self, adapter: Adapter, source: Tensor) -> str:
+    def objects(self, adapter: Adapter, source: Tensor, unlearned: Callable[[], Tensor]) -> str:
         """Why a batch is to be predicted by the source model; empty where the adapter may have it.
 
         Args:
             adapter: whose turn it is.
             source: logits of the source model, (B, K).
+            unlearned: gives those of the source weights with the adapter's statistics.
         """
         self.seen = torch.cat([self.seen.to(source), source.softmax(1)])[-self.window :]
-        assumes = adapter.assumes or ("shuffled" if adapter.stats == "batch" and batch_norms(adapter.model) else None)
+        by_batch = adapter.stats == "batch" and bool(batch_norms(adapter.model))
+        assumes = adapter.assumes or ("shuffled" if by_batch else None)
         if assumes is None:
             return ""
-        found = float(dependence(self.seen, BLOCK))
-        self.alike = found > self.max_dependence * (0.5 if self.alike else 1.0)
+        found, doubt, ease = dependence(self.seen, BLOCK), 1.0, 0.5 if self.alike else 1.0
+        if by_batch:
+            self.sure = torch.cat([self.sure.to(source), torch.stack([entropy(unlearned()), entropy(source)], 1)])[-self.window :]
+            doubt = float(self.sure[:, 0].sum() / self.sure[:, 1].sum()) if len(self.sure) >= 4 * BLOCK else 1.0
+        self.alike = found > self.max_dependence * ease or doubt - 1.0 > (self.max_doubt - 1.0) * ease
         if self.alike == (assumes == "correlated"):
             return ""
-        return (f"neighbours in the stream are {'alike' if self.alike else 'not alike'} ({found:.2f} nats), and "
-                f"{type(adapter).__name__} is for {assumes} streams")
+        return (f"neighbours in the stream are {'alike' if self.alike else 'not alike'} ({found:.2f} nats, {doubt:.1f} times the "
+                f"entropy), and {type(adapter).__name__} is for {assumes} streams")
 
     def judge(self, adapter: Adapter, adapted: Tensor, still: Callable[[], Tensor]) -> tuple[Verdict, str]:
         """Verdict on an update, and its reason; what the verdict says is done.
@@ -120,11 +134,14 @@ class CollapseGuard:
         return "ok", ""
 
     def collapsed(self) -> str:
-        """The sign of fewer classes, or nothing."""
+        """The signs of fewer classes and of doubt, or nothing."""
         if len(self.pairs) < 4 * BLOCK:
             return ""
         now, before = (float(effective_classes(self.pairs[:, i])) for i in (0, 1))
-        return f"predictions spread over {now:.1f} classes, {before:.1f} without learning" if now < self.min_spread * before else ""
+        if now < self.min_spread * before:
+            return f"predictions spread over {now:.1f} classes, {before:.1f} without learning"
+        now, before = (float(-torch.xlogy(p, p).sum(1).mean()) for p in self.pairs.unbind(1))
+        return f"{now:.2f} nats of entropy in predictions, {before:.2f} without learning" if now > self.max_unsure * before else ""
 
     def strayed(self, adapter: Adapter) -> str:
         """The signs of a long way from home and of forgetting, or nothing."""

@@ -111,7 +111,8 @@ class Stream:
         source = self.by_source(x, length) if self.guard is not None else None
         if source is not None and not source.isfinite().all():
             return source, AdaptReport(0.0, 0, "skip", "non-finite logits of the source model")
-        if source is not None and self.guard is not None and (reason := self.guard.objects(self.adapter, source)):
+        if source is not None and self.guard is not None and (reason := self.guard.objects(
+                self.adapter, source, lambda: self.unlearned(x, length))):
             self.publish(aside=True)
             return source, AdaptReport(0.0, 0, "skip", reason)
         if self.published.aside:
@@ -130,6 +131,12 @@ class Stream:
                 logits, report = self.still.predict(x, length), replace(report, n_used=0, verdict=verdict, reason=reason)
         self.publish(aside=False)
         return logits, report
+
+    def unlearned(self, x: Tensor, length: Tensor | None = None) -> Tensor:
+        """Logits (B, K) of the source weights with the adapter's statistics, without what it makes of them."""
+        with torch.no_grad():
+            logits: Tensor = self.still(x, length)
+            return logits
 
     def by_source(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """Logits (B, K) of the source model."""

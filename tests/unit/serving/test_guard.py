@@ -12,7 +12,7 @@ from ssl_suite.methods.adaptation.tent import Tent
 from ssl_suite.serving.guard import BLOCK, CollapseGuard
 from tests.unit.serving.nets import TENT, net, same, samples, weights
 
-LOOSE = {"window": 256, "max_dependence": 10.0, "min_spread": 0.0, "max_drift": 1e9}
+LOOSE = {"window": 256, "max_dependence": 10.0, "max_doubt": 1e9, "min_spread": 0.0, "max_unsure": 1e9, "max_drift": 1e9}
 """No sign is ever seen; a test tightens what it is about."""
 
 
@@ -26,11 +26,11 @@ def stream_of(classes: Tensor) -> list[Tensor]:
 
 
 SHUFFLED = torch.arange(4).repeat(128)[torch.randperm(512, generator=torch.Generator().manual_seed(0))]
-SORTED = torch.arange(4).repeat(2).repeat_interleave(64)  # one class after another, four runs in a window
+SORTED = torch.arange(4).repeat(4).repeat_interleave(32)  # one class after another, eight runs in a window
 
 
 def objections(guard: CollapseGuard, adapter: object, classes: Tensor) -> list[bool]:
-    return [bool(guard.objects(adapter, logits)) for logits in stream_of(classes)]
+    return [bool(guard.objects(adapter, logits, lambda x=logits: x)) for logits in stream_of(classes)]
 
 
 def test_an_adapter_for_shuffled_streams_is_set_aside_on_sorted_ones_and_comes_back():
@@ -38,8 +38,18 @@ def test_an_adapter_for_shuffled_streams_is_set_aside_on_sorted_ones_and_comes_b
     adapter = Tent(net(), stats="batch")
     assert not any(objections(guard, adapter, SHUFFLED))
     assert objections(guard, adapter, SORTED)[-1]
-    assert "Tent is for shuffled streams" in guard.objects(adapter, one_hot(SORTED[-BLOCK:]))
+    assert "Tent is for shuffled streams" in guard.objects(adapter, one_hot(SORTED[-BLOCK:]), lambda: one_hot(SORTED[-BLOCK:]))
     assert not objections(guard, adapter, torch.cat([SHUFFLED, SHUFFLED]))[-1]
+
+
+def test_statistics_that_make_predictions_less_sure_are_set_aside_until_they_do_not():
+    guard, adapter = CollapseGuard(**{**LOOSE, "max_doubt": 1.3}), Tent(net(), stats="batch")
+    batch = one_hot(torch.zeros(BLOCK, dtype=torch.int64))  # one class, in a run longer than the window
+    fuller = [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    said = [guard.objects(adapter, batch, lambda by=by: by * batch) for by in fuller]
+    assert not any(said[:4])
+    assert "times the entropy" in said[7]
+    assert not said[-1]
 
 
 def test_an_adapter_for_correlated_streams_is_used_only_there():
@@ -90,6 +100,18 @@ def test_collapse_resets_and_the_last_time_disables():
     assert not guard.disabled
 
 
+def test_predictions_less_sure_than_without_learning_are_reset():
+    guard, adapter = CollapseGuard(**{**LOOSE, "max_unsure": 1.15}), moved(TENT(net()))
+    still = one_hot(SHUFFLED[:256], sure=4.0)
+    assert set(judged(guard, adapter, one_hot(SHUFFLED[:256], sure=3.9), still)) == {"ok"}
+    verdict, reason = "ok", ""
+    for a, s in zip(one_hot(SHUFFLED[:256], sure=2.0).split(BLOCK), still.split(BLOCK), strict=True):
+        if verdict == "ok":
+            verdict, reason = judge(guard, adapter, a, s)
+    assert verdict == "reset"
+    assert "nats of entropy in predictions" in reason
+
+
 def test_few_classes_are_no_collapse_where_they_are_few_without_learning():
     guard, adapter = CollapseGuard(**{**LOOSE, "min_spread": 0.9}), moved(TENT(net()))
     few = one_hot(torch.zeros(256, dtype=torch.int64))
@@ -135,7 +157,7 @@ def test_memory_goes_through_a_weights_only_file(tmp_path):
     settings = {**LOOSE, "max_drift": 0.5, "probe_every": 1, "probe": (samples(7), net()(samples(7)).argmax(1))}
     model, logits = net(), one_hot(SHUFFLED[:BLOCK])
     one, adapter = CollapseGuard(**settings), moved(TENT(model))
-    one.objects(adapter, logits)
+    one.objects(adapter, logits, lambda: logits)
     judge(one, adapter, logits, logits)
     good = weights(adapter)
     AtomicCheckpointIO().save_checkpoint({"guard": one.state_dict(), "adapter": adapter.state_dict()}, tmp_path / "state.pt")
@@ -144,13 +166,15 @@ def test_memory_goes_through_a_weights_only_file(tmp_path):
     two.load_state_dict(state["guard"])
     other.load_state_dict(state["adapter"])
     assert torch.equal(one.seen, two.seen)
+    assert torch.equal(one.sure, two.sure)
     moved(other, by=100.0)
     assert judge(two, other, logits, logits)[0] == "rollback"
     assert same(weights(other), good)
 
 
 @pytest.mark.parametrize("bad", [{"window": BLOCK}, {"max_resets": 0}, {"probe_every": 0}, {"max_drift": -1.0},
-                                 {"max_drop": -0.1}, {"min_spread": -0.1}, {"max_dependence": -0.1}])
+                                 {"max_drop": -0.1}, {"min_spread": -0.1}, {"max_dependence": -0.1}, {"max_doubt": 0.9},
+                                 {"max_unsure": 0.9}])
 def test_bad_settings(bad):
-    with pytest.raises(ValueError, match=f"guard.{next(iter(bad))}"):
+    with pytest.raises(ValueError, match=rf"guard\.{next(iter(bad))}="):
         CollapseGuard(**bad)

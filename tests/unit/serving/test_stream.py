@@ -168,7 +168,7 @@ class Scripted(CollapseGuard):
         super().__init__()
         self.objection, self.verdict = objection, verdict
 
-    def objects(self, adapter: Adapter, source: Tensor) -> str:
+    def objects(self, *given: Any) -> str:
         return self.objection
 
     def judge(self, *given: Any) -> tuple[str, str]:
