@@ -205,8 +205,9 @@ def main() -> None:
             train(entry["train"], run, seed if matrix.get("per_seed") else 0, given.set)
             for stream in given.streams or entry.get("streams", matrix["streams"]):
                 chosen = [m for m in entry.get("methods", matrix["methods"]) if not given.methods or m in given.methods]
-                chosen = [m for m in chosen if stream in matrix.get("only", {}).get(m, [stream])]
                 settings = {**matrix["streams"][stream], **entry.get("limits", {}).get(stream, {})}
+                takes = settings.pop("methods", chosen)
+                chosen = [m for m in chosen if m in takes and stream in matrix.get("only", {}).get(m, [stream])]
                 files.append(runs / f"{source}-{stream}-{seed}.json")
                 jobs.append(pool.submit(run_cell, matrix, source, run, stream, settings, seed, chosen, files[-1]))
         task = progress.add_task(given.matrix, total=len(jobs))
