@@ -39,8 +39,7 @@ class CollapseGuard:
     An optional fourth, ``probe``, are stored samples of the source's kind with labels: where the adapter's accuracy on them
     has fallen, it goes back to the last good state.
 
-    Cost: a forward pass of the source model for every batch, one of the adapter without learning for every other one, and one
-    more for every batch where it normalises by the batch.
+    Cost: a forward pass of the source model for every batch, and one of the adapter without learning for every other one.
 
     Args:
         window: samples the first two signs look back over.
@@ -97,9 +96,11 @@ class CollapseGuard:
         if assumes is None:
             return ""
         found, doubt, ease = dependence(self.seen, BLOCK), 1.0, 0.5 if self.alike else 1.0
-        if by_batch:
-            self.sure = torch.cat([self.sure.to(source), torch.stack([entropy(unlearned()), entropy(source)], 1)])[-self.window :]
-            doubt = float(self.sure[:, 0].sum() / self.sure[:, 1].sum()) if len(self.sure) >= 4 * BLOCK else 1.0
+        if by_batch and (self.alike or self.updates % 2 == 0):  # the batches that `judge` compares, and all that are set aside
+            both = torch.stack([entropy(unlearned()), entropy(source)], 1)
+            self.sure = torch.cat([self.sure.to(both), both])[-self.window // 2 :]
+        if by_batch and len(self.sure) >= 4 * BLOCK:
+            doubt = float(self.sure[:, 0].sum() / self.sure[:, 1].sum())
         self.alike = found > self.max_dependence * ease or doubt - 1.0 > (self.max_doubt - 1.0) * ease
         if self.alike == (assumes == "correlated"):
             return ""

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,8 +112,8 @@ class Stream:
         source = self.by_source(x, length) if self.guard is not None else None
         if source is not None and not source.isfinite().all():
             return source, AdaptReport(0.0, 0, "skip", "non-finite logits of the source model")
-        if source is not None and self.guard is not None and (reason := self.guard.objects(
-                self.adapter, source, lambda: self.unlearned(x, length))):
+        unlearned = cache(partial(self.unlearned, x, length))
+        if source is not None and self.guard is not None and (reason := self.guard.objects(self.adapter, source, unlearned)):
             self.publish(aside=True)
             return source, AdaptReport(0.0, 0, "skip", reason)
         if self.published.aside:
@@ -126,7 +127,8 @@ class Stream:
             logits, report = self.adapter.predict_and_adapt(x, length, index)
         self.budget.spent(1e3 * (time.perf_counter() - start))
         if source is not None and self.guard is not None and report.verdict == "ok":
-            verdict, reason = self.guard.judge(self.adapter, logits, lambda: self.still.predict(x, length))
+            plain = type(self.still).predict is Adapter.predict
+            verdict, reason = self.guard.judge(self.adapter, logits, unlearned if plain else partial(self.still.predict, x, length))
             if verdict != "ok":
                 logits, report = self.still.predict(x, length), replace(report, n_used=0, verdict=verdict, reason=reason)
         self.publish(aside=False)
