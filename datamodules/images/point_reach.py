@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,15 +45,6 @@ class PointReachDataModule(SourceDataModule):
     def sources(self) -> dict[str, Source]:
         return {"train": self._collect(self.states, 0), "test": self._collect(self.test_states, 1)}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read and describe as everywhere, but leave pixels in [0, 1], as agents take them.
-
-        The pictures are almost black: divided by their deviation, a background lighter by 0.1 would be as far off as the point.
-        """
-        super().setup(stage)
-        self.spec = replace(self.spec, mean=(0.0,), std=(1.0,))
-        self.views.standardise(self.spec)
-
     def _collect(self, count: int, part: int) -> Source:
         """Episodes of the unsteady expert, cut after ``count`` transitions."""
         from ssl_suite.environments.episodes import Episode, run_episode
@@ -71,5 +61,5 @@ class PointReachDataModule(SourceDataModule):
         return TransitionSource(
             np.concatenate([e.observations[:-1] for e in episodes])[:count],
             np.concatenate([e.observations[1:] for e in episodes])[:count],
-            np.concatenate([e.actions for e in episodes])[:count],
+            np.concatenate([[info["action"] for info in e.infos[1:]] for e in episodes]).astype(np.float32)[:count],
             np.concatenate([[info["expert"] for info in e.infos[:-1]] for e in episodes]).astype(np.float32)[:count])

@@ -13,6 +13,7 @@ from timm.models.resnet import ResNet as TimmResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2 import CenterCrop
 
 from ssl_suite.backbones import Stage, Staged
 from ssl_suite.batch import Spec
@@ -444,36 +445,47 @@ class PixelEncoder(StagedPictures):
 
     Args:
         spec: what a picture looks like; the linear layer fits this size only.
-        layers: convolutions; the first halves the sides.
+        layers: convolutions.
         width: their channels.
         num_features: width D of the representation.
+        crop: side of the square at the centre that the net sees, None the whole picture; the paper: 84 of 100 pixels. A picture
+            that a view moved by no more than is cut off becomes a random crop, with nothing from beyond its border.
+        halving: how many convolutions, the first ones, halve the sides; the paper: 1. The fewer places there are in the last
+            maps, the less a lighter background, which changes all of them, adds up in the linear layer.
 
     Raises:
         ValueError: fewer than one layer, or more than the picture has room for.
     """
 
-    def __init__(self, spec: Spec, *, layers: int = 11, width: int = 32, num_features: int = 100) -> None:
+    def __init__(self, spec: Spec, *, layers: int = 11, width: int = 32, num_features: int = 100, crop: int | None = None,
+                 halving: int = 1) -> None:
         super().__init__()
-        self.spec, self.num_features, self.layers = spec, num_features, layers
+        self.spec, self.num_features, self.strides = spec, num_features, [2 if i < halving else 1 for i in range(layers)]
+        self.window = CenterCrop(crop) if crop else nn.Identity()
+        self.seen = (crop, crop) if crop else spec.shape[1:]
         self.grid = self.grid_of(*spec.shape[1:])
         if layers < 1 or min(self.grid) < 1:
-            raise ValueError(f"layers={layers} must be at least 1 and few enough to leave something of {spec.shape[1]}x"
-                             f"{spec.shape[2]} pixels: the first halves the sides, each further one takes 2 off")
+            raise ValueError(f"layers={layers} must be at least 1 and few enough to leave something of {self.seen[0]}x"
+                             f"{self.seen[1]} pixels: each takes 2 off the sides, and the first {halving} halve them")
         self.convs = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width if i else spec.shape[0], width, 3, 1 if i else 2), nn.ReLU(inplace=True))
-            for i in range(layers))
+            nn.Sequential(nn.Conv2d(width if i else spec.shape[0], width, 3, stride), nn.ReLU(inplace=True))
+            for i, stride in enumerate(self.strides))
         self.project = nn.Sequential(nn.Flatten(), nn.Linear(width * self.grid[0] * self.grid[1], num_features),
                                      nn.LayerNorm(num_features), nn.Tanh())
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the last maps."""
-        return (height - 1) // 2 - 2 * (self.layers - 1), (width - 1) // 2 - 2 * (self.layers - 1)
+        height, width = min(height, self.seen[0]), min(width, self.seen[1])
+        for stride in self.strides:
+            height, width = (height - 3) // stride + 1, (width - 3) // stride + 1
+        return height, width
 
     @property
     def stages(self) -> list[nn.Module]:
         """The convolutions."""
-        return [Stage(conv) for conv in self.convs]
+        first, *others = self.convs
+        return [Stage(self.window, first), *(Stage(conv) for conv in others)]
 
     def pool(self, maps: Tensor, length: Tensor | None = None) -> Tensor:
         """Flatten maps (B, C, H, W) into the linear layer, (B, D).

@@ -53,7 +53,7 @@ class PointReach(gymnasium.Env):
     """28x28 grey pictures; an action moves the point by at most 1.5 px along each axis; 30 steps by the registration.
 
     The reward is minus the distance to the goal in pixels. ``info`` tells ``distance`` (pixels), ``success`` (it is below
-    2.5) and ``expert`` (the action of `expert`).
+    2.5), ``expert`` (the action of `expert`) and ``action`` (the one executed: what moved the point as far as the area allows).
 
     Args:
         background: lift b of black: pictures become (1 - b) x + b.
@@ -75,18 +75,20 @@ class PointReach(gymnasium.Env):
         self.background, self.contrast, self.render_mode = background, contrast, render_mode
         self.observation_space = gymnasium.spaces.Box(0, 255, (1, SIZE, SIZE), np.uint8)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.position = self.goal = np.zeros(2)
+        self.position = self.goal = self.action = np.zeros(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
+        self.action = np.zeros(2)
         self.position = self.goal = self.np_random.uniform(LOW, HIGH, 2)
         while np.linalg.norm(self.goal - self.position) < APART:
             self.goal = self.np_random.uniform(LOW, HIGH, 2)
         return self._observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        move = STEP * np.clip(np.asarray(action, np.float64), -1.0, 1.0)
-        self.position = np.clip(self.position + move, LOW, HIGH)
+        wanted = self.position + STEP * np.clip(np.asarray(action, np.float64), -1.0, 1.0)
+        before, self.position = self.position, np.clip(wanted, LOW, HIGH)
+        self.action = (self.position - before) / STEP
         info = self._info()
         return self._observe(), -info["distance"], False, False, info
 
@@ -100,7 +102,8 @@ class PointReach(gymnasium.Env):
 
     def _info(self) -> dict[str, Any]:
         distance = float(np.linalg.norm(self.goal - self.position))
-        return {"distance": distance, "success": distance < REACH, "expert": expert(self.position, self.goal)}
+        return {"distance": distance, "success": distance < REACH, "expert": expert(self.position, self.goal),
+                "action": self.action}
 
 
 gymnasium.register("ssl_suite/PointReach-v0", "ssl_suite.environments.point_reach:PointReach", max_episode_steps=30)

@@ -11,7 +11,8 @@ from ssl_suite.testing.data import check_datamodule
 
 
 def made(**options) -> PointReachDataModule:
-    data = PointReachDataModule(**{"states": 65, "test_states": 20, "batch_size": 16, "val_fraction": 0.0, **options})
+    data = PointReachDataModule(**{"states": 65, "test_states": 20, "batch_size": 16, "val_fraction": 0.0, "mean": [0.0],
+                                  "std": [1.0], **options})
     data.setup()
     return data
 

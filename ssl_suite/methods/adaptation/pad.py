@@ -4,19 +4,16 @@ Idea: train a policy together with a head on its encoder that guesses which acti
 deployed there is no reward, but every step gives such a transition: take a gradient step on it, which moves encoder and head
 but not the policy's own layers, then act with the updated encoder.
 
-Paper: Hansen et al., "Self-Supervised Policy Adaptation during Deployment", ICLR 2021, arXiv 2007.04309.
-`PolicyAdaptation` is the training half; `PADAdapter` takes one Adam step per transition on 32 copies of it, both observations
-of each augmented independently.
+Paper: Hansen et al., "Self-Supervised Policy Adaptation during Deployment", ICLR 2021, arXiv 2007.04309. `PADAdapter`
+takes one Adam step per transition on 32 copies of it, each observation augmented by itself. Deviations: the policy clones an
+expert where the paper trains it with SAC; both losses share every step; weights are carried over episodes unless `reset` is
+called. Not in the paper: ``replay`` above 1, ``min_action``, ``trial`` and `executed`.
 
-Deviations: the policy clones an expert where the paper trains it with SAC; both losses share every step; shifted views stand
-for crops of a larger rendering; weights are carried over episodes unless `reset` is called, while the paper starts each from
-the trained ones. Not in the paper: ``replay`` above 1, ``min_action`` and ``trial``.
+Batch: ``x``, ``next`` (B, C, H, W), ``action`` (B, A) executed, ``y`` (B, A) the expert's, in [-1, 1]; ``index`` (B,), ``epoch``.
 
-Batch: ``x`` (B, C, H, W), ``next`` likewise, ``action`` (B, A) executed, ``y`` (B, A) the expert's, in [-1, 1]; ``index``
-(B,), with ``epoch`` where present.
-
-Known limits: continuous actions; one environment at a time; no gain through layers that policy and head do not share. A policy
-that a shift makes push one way gives transitions that teach nothing but that way, and gets worse; see docs/results.md.
+Known limits: continuous actions; one environment at a time; no gain through layers that policy and head do not share. Whoever
+acts should explore: without noise an action is a function of what is seen, so that the head learns to guess it from the first
+observation alone, and its loss falls to nothing while the policy gets worse; see docs/results.md.
 """
 
 from __future__ import annotations
@@ -77,7 +74,7 @@ class PolicyAdaptation(Method):
     Args:
         backbone: encoder, built from a spec with ``actions``.
         views: kind ``weak`` is drawn for every observation.
-        shared: what both heads share: a number of stages, ``all`` or ``none``; the paper: 8 of 11 convolutions.
+        shared: stages that both heads share, a number, ``all`` or ``none``; the paper: 8 of 11 convolutions.
         task: ``inverse`` (dynamics) or ``rotation``.
         hidden: width of the two hidden layers of either head; the paper: 1024.
         ssl_weight: weight of the self-supervised loss.
@@ -121,12 +118,11 @@ class PADAdapter(Adapter):
     """Acts on one observation after the other and learns from what the actions brought about.
 
     `start` begins an episode; `predict_and_adapt` takes the newest observation (1, C, H, W), learns from the transition that
-    led to it, and returns the action (1, A) to execute.
+    led to it, and returns the action (1, A) to execute. Where another one was, `executed` tells so before the next observation.
 
     Args:
         model: what `ssl_suite.deploy.Deployed` makes of a trained `PolicyAdaptation`.
-        views: the data's views; the kind ``view`` is drawn for either observation of every copy. None makes plain copies.
-        view: see there.
+        views, view: the data's views and the kind drawn for either observation of every copy. None makes plain copies.
         replay: how many of the newest transitions the copies are drawn from; the paper: 1.
         copies: transitions in a gradient step.
         lr: rate of Adam; the paper: 1e-3.
@@ -156,6 +152,10 @@ class PADAdapter(Adapter):
         """Begin an episode: the next observation does not follow from the last one."""
         with self.lock:
             self.replay.running.zero_()
+
+    def executed(self, action: Tensor) -> None:
+        """What was done, (1, A), in place of the action last returned: with exploration, or cut by a limit."""
+        self.replay.last_action.copy_(action)
 
     def predict_and_adapt(self, x: Tensor, length: Tensor | None = None,
                           index: Tensor | None = None) -> tuple[Tensor, AdaptReport]:

@@ -23,6 +23,7 @@ CASES = [
     (ResNet, {"name": "resnet50", "width": 8}), (WideResNet, {"depth": 10, "widen": 1}),
     (CifarResNet, {"width": 8}), (CifarResNet, {"norm": "batch"}), (ConvNet, {}),
     (ConvNet, {"norm": "group", "widths": (8, 16)}), (PixelEncoder, {"layers": 3, "width": 8, "num_features": 16}),
+    (PixelEncoder, {"layers": 2, "width": 8, "num_features": 16, "halving": 2}),
     (UNet, {"width": 8, "depth": 2}), (UNet, {"width": 8, "depth": 1, "norm": "group"}),
 ]
 POOLED = {ConvNet: {"linear.weight", "linear.bias"},
@@ -177,6 +178,15 @@ def test_group_norm_looks_at_no_other_sample():
     nets = [CifarResNet(SMALL), ResNet(SMALL, width=8, norm="group"), CifarResNet(SMALL, norm="batch")]
     for net, same in zip(nets, [True, True, False], strict=True):
         assert torch.allclose(net(x)[:1], net(x[:1]), atol=1e-4) is same
+
+
+def test_pixel_encoder_sees_the_centre_of_a_larger_picture():
+    spec, x = Spec("images", (1, 12, 16)), torch.rand(2, 1, 12, 16)
+    net = PixelEncoder(spec, layers=2, width=4, num_features=8, crop=10, halving=2)
+    assert net.grid == net.grid_of(12, 16) == (1, 1)
+    assert torch.equal(net(x), net(x[:, :, 1:11, 3:13]))
+    with pytest.raises(ValueError, match=r"layers=3.*10x10 pixels"):
+        PixelEncoder(spec, layers=3, crop=10, halving=3)
 
 
 @pytest.mark.parametrize(("make", "message"), [

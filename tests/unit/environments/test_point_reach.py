@@ -56,9 +56,12 @@ def test_an_action_moves_the_point_by_one_and_a_half_pixels_within_the_area():
     env.position = np.array([10.0, 12.0])
     env.step(np.array([1.0, -0.5], np.float32))
     assert env.position == pytest.approx([10 + STEP, 12 - STEP / 2])
+    assert env.step(np.array([1.0, -5.0]))[-1]["action"] == pytest.approx([1.0, -1.0])
     for _ in range(20):
         env.step(np.array([1.0, -5.0], np.float32))
     assert env.position == pytest.approx([HIGH, LOW])
+    assert env.step(np.array([1.0, 0.5]))[-1]["action"] == pytest.approx([0.0, 0.5])
+    assert not env.reset()[1]["action"].any()
 
 
 def test_blob_and_ring_lie_where_point_and_goal_are():

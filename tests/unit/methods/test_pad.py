@@ -200,6 +200,23 @@ def test_copies_see_the_newest_transition_and_replay_the_last_ones():
         assert set(zip(before, after, strict=True)) == {(t, t + 1) for t in range(5 - replay, 5)}
 
 
+def test_what_was_executed_is_learned_in_place_of_what_was_returned():
+    one, other = adapter(), adapter()
+    returned = steps(one, range(2))[-1]
+    steps(other, range(2))
+    done = torch.tensor([[0.3, -0.6]])
+    one.executed(done)
+    losses = [a.adapt(sight(2)).loss for a in (one, other)]
+    assert losses[0] != losses[1]
+    assert torch.equal(one.replay.action[0], done[0])
+    assert torch.equal(other.replay.action[0], returned[0])
+    still = adapter()
+    steps(still, range(2))
+    still.executed(torch.zeros(1, 2))
+    still.min_action = 0.1
+    assert still.adapt(sight(2)).reason == "action smaller than 0.1"
+
+
 def test_several_observations_at_once_are_refused():
     with pytest.raises(ValueError, match="one observation at a time, got 2"):
         adapter().adapt(torch.randn(2, 1, 8, 8))
