@@ -127,17 +127,18 @@ def effective_classes(probs: Tensor) -> Tensor:
     return _entropy(probs.mean(0)).exp()
 
 
-def dependence(probs: Tensor, block: int) -> float:
+def dependence(probs: Tensor, block: int, shortest: int = 3) -> float:
     """How much the class predicted depends on when a sample came: the signature of a stream whose neighbours are alike.
 
     The mutual information, in nats, between the predicted class and the block of consecutive samples it falls in, less that
     of the same samples dealt out to as many blocks in turn, which takes away the bias of small blocks. A new corruption may
     change which classes are predicted without any order among samples, so abrupt changes are allowed for: the samples are cut
-    where this leaves least, into stretches of at least three blocks, or two at either end. Our own measure; no paper has it.
+    where this leaves least, into stretches of at least so many blocks, or two at either end. Our own measure; no paper has it.
 
     Args:
         probs: predictions in the order of the stream, (B, K), of a model that does not adapt.
         block: consecutive samples in a block; what is left over at the front is left out.
+        shortest: blocks between two changes, at least 2.
 
     Returns:
         About 0 for a shuffled stream, up to the logarithm of the classes that come one after another; 0 with fewer
@@ -151,8 +152,8 @@ def dependence(probs: Tensor, block: int) -> float:
     excess = (_information(kept.view(count, block, -1).mean(1)) - _information(dealt)).tolist()
     least = list(excess[0])  # of the first so many blocks, as yet without a cut
     for stop in range(4, count + 1):
-        shortest = 3 if stop < count else 2
-        cut = [least[start] + excess[start][stop] for start in range(2, stop - shortest + 1)]
+        last = shortest if stop < count else 2
+        cut = [least[start] + excess[start][stop] for start in range(2, stop - last + 1)]
         least[stop] = min([least[stop], *cut])
     return least[count] / count
 
