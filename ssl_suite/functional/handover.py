@@ -17,28 +17,22 @@ class OperatingPoint(NamedTuple):
     fpr: float
 
 
-def operating_point(estimate: Tensor, positive: Tensor, tpr: float) -> OperatingPoint | None:
+def operating_point(estimate: Tensor, positive: Tensor, tpr: float, fewest: int = 10) -> OperatingPoint | None:
     """The highest threshold whose true-positive rate reaches ``tpr``.
 
     Args:
         estimate: (N,); an estimate at or above the threshold counts as a detection.
         positive: what is to be detected, (N,) bool.
         tpr: in (0, 1].
+        fewest: frames needed of each of the two kinds, at least 1.
 
     Returns:
-        Threshold, true- and false-positive rate; None where a rate is not defined: one of the two kinds is missing,
-        or an estimate is not finite.
+        Threshold, true- and false-positive rate; None where a rate means nothing: too few frames of a kind, or an estimate is
+        not finite.
     """
-    if positive.all() or not positive.any() or not estimate.isfinite().all():
+    count = int(positive.sum())
+    if min(count, len(positive) - count) < fewest or not estimate.isfinite().all():
         return None
     fpr, rate, cuts = roc_curve(positive.numpy(), estimate.double().numpy(), drop_intermediate=False)
     first = int(np.argmax(rate >= tpr))
     return OperatingPoint(float(cuts[first]), float(rate[first]), float(fpr[first]))
-
-
-def held_out(frame: int, block: int, every: int) -> bool:
-    """Whether a frame lies in a block that is held out: every so many-th contiguous one, the last of each group.
-
-    Neighbouring frames are near-copies, so that single frames drawn at random would be known to the learner.
-    """
-    return frame // block % every == every - 1

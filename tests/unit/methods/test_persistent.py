@@ -65,7 +65,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def machine(sensor: Sensor | None = None, **options: Any) -> PersistentSSL:
-    settings = {"threshold": TAU, "window": 10, "warmup": 0, "block": 2, "hold_out": 2, "overrides_max": 20.0, **options}
+    settings = {"threshold": TAU, "window": 10, "warmup": 0, "overrides_max": 20.0, **options}
     return PersistentSSL(sensor or Sensor(), learner=Echo(), **settings)
 
 
@@ -222,20 +222,20 @@ def test_dagger_has_no_test_and_no_guard(script: Any) -> None:
     assert learner.state == "guarded"
 
 
-def test_labels_of_both_behaviours_are_kept_and_the_test_sees_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    tested: list[list[float]] = []
+def test_the_newest_frames_are_tested_by_what_was_said_before_they_were_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    tested: list[list[list[float]]] = []
 
     def spy(estimate: Tensor, positive: Tensor, tpr: float) -> OperatingPoint:
-        tested.append(sorted(estimate.tolist()))
+        tested.append([estimate.tolist(), positive.tolist()])
         return GOOD
     monkeypatch.setattr(persistent, "operating_point", spy)
-    learner = machine()
-    for n in range(20):
+    learner = machine(tested=15)
+    for n in range(30):
+        learner.trusted.value = float(n % 7)
         fly(learner, 1, float(n))
-    assert tested == [[2.0, 3.0, 6.0, 7.0], [10.0, 11.0, 14.0, 15.0, 18.0, 19.0]]
-    held = {2.0, 3.0, 6.0, 7.0}
-    assert held <= set(learner.store.to_learn()[0].flatten().tolist()), "released when the behaviour changed"
-    assert not set(tested[1]) & set(learner.store.to_learn()[0].flatten().tolist())
+    assert [estimates for estimates, _ in tested] == [[], [*range(10, 20)], [*range(15, 30)]], "none before the first fit"
+    assert tested[2][1] == [n % 7 > TAU for n in range(15, 30)]
+    assert learner.learner.fits == [10, 20, 30], "no frame is set aside"
 
 
 @pytest.mark.parametrize(("value", "confident"), [(1.0, 49), (math.nan, 0), (math.inf, 500)])
@@ -272,7 +272,7 @@ def wall(nearness: float, n: int) -> Tensor:
 def real(sensor: Sensor, **options: Any) -> PersistentSSL:
     learner = TextonRegressor(channels=1, textons=8, patches=60)
     learner.calibrate(torch.stack([wall(1.0 + n / 10, n) for n in range(50)]))
-    return PersistentSSL(sensor, learner=learner, threshold=3.0, window=40, warmup=80, block=5, **options)
+    return PersistentSSL(sensor, learner=learner, threshold=3.0, window=40, warmup=80, **options)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -343,13 +343,14 @@ def test_memory_stays_bounded() -> None:
         learner.trusted.value = n % 40 / 10
         fly(learner, 1)
         assert len(learner.store.to_learn()[0]) <= 16 * 3
-        assert len(learner.store.held) + len(learner.store.fresh) <= 3 * learner.window
+        assert len(learner.store.fresh) <= learner.window
+        assert len(learner.pairs) <= learner.tested
 
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"strategy": "wheels"}, "strategy='wheels'"), ({"threshold": 0.0}, r"threshold=0\.0"), ({"tpr": 0.0}, r"tpr=0\.0"),
-    ({"fpr_max": 1.5}, r"fpr_max=1\.5"), ({"override": 0.9}, r"override=0\.9"), ({"window": 3}, "window=3"),
-    ({"hold_out": 1}, "hold_out=1"), ({"capacity": 0}, "capacity=0")])
+    ({"fpr_max": 1.5}, r"fpr_max=1\.5"), ({"override": 0.9}, r"override=0\.9"), ({"window": 0}, "window=0"),
+    ({"tested": 0}, "tested=0"), ({"capacity": 0}, "capacity=0")])
 def test_bad_settings_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         machine(**options)

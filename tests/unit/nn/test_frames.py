@@ -1,4 +1,4 @@
-"""Frames are kept in bounded memory, whole blocks are held out, and nothing held out is learned from."""
+"""Frames are kept in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ssl_suite.nn.frames import FrameStore
 
 def filled(count: int, value: float | None = None, **options: Any) -> FrameStore:
     """A store of frames whose descriptor is their number; labels run through 0 to 4 unless given."""
-    store = FrameStore(1, 1.0, **{"bins": 4, "capacity": 6, "block": 5, "hold_out": 2, "limit": 10, **options})
+    store = FrameStore(1, 1.0, **{"bins": 4, "capacity": 6, **options})
     for n in range(count):
-        store.add(n, torch.tensor([float(n)]), n % 50 / 10 if value is None else value)
+        store.add(torch.tensor([float(n)]), n % 50 / 10 if value is None else value)
     return store
 
 
@@ -22,45 +22,27 @@ def numbers(h: torch.Tensor) -> list[int]:
     return sorted(h.flatten().int().tolist())
 
 
-def test_blocks_go_to_the_two_parts() -> None:
+def test_frames_wait_for_settle() -> None:
     store = filled(20, capacity=100)
-    assert not len(store.to_learn()[0]), "frames wait for settle()"
-    store.settle()
-    assert numbers(store.to_learn()[0]) == [*range(5), *range(10, 15)]
-    assert numbers(store.to_test()[0]) == [*range(5, 10), *range(15, 20)]
-    assert store.to_test()[1].tolist() == pytest.approx([n / 10 for n in (*range(5, 10), *range(15, 20))])
-
-
-def test_held_out_frames_beyond_the_limit_are_learned_from() -> None:
-    store = filled(30, capacity=100)
-    store.settle()
-    assert numbers(store.to_test()[0]) == [*range(15, 20), *range(25, 30)]
-    assert set(range(5, 10)) <= set(numbers(store.to_learn()[0]))
-
-
-def test_release_ends_a_behaviour() -> None:
-    store = filled(20, capacity=100)
-    store.settle()
-    store.release()
-    assert store.to_test()[0].shape == (0, 1)
+    assert not len(store.to_learn()[0])
     store.settle()
     assert numbers(store.to_learn()[0]) == list(range(20))
+    assert sorted(store.to_learn()[1].tolist()) == pytest.approx([n / 10 for n in range(20)])
 
 
 def test_memory_is_bounded_by_bin() -> None:
-    store = filled(4000, limit=5)
+    store = filled(4000)
     store.settle()
     value = store.to_learn()[1]
     assert len(value) == 4 * 6
     assert [int(((value >= low) & (value < high)).sum()) for low, high in ((0, 1), (1, 2), (2, 3), (3, 9))] == [6] * 4
-    assert int(store.seen.sum()) == 4000 - 5
+    assert int(store.seen.sum()) == 4000
     assert not store.fresh
-    assert len(store.held) == 5
 
 
 def test_labels_beyond_the_bins_and_below_zero_find_a_place() -> None:
     store = filled(5, value=99.0)
-    store.add(10, torch.tensor([10.0]), -3.0)
+    store.add(torch.tensor([10.0]), -3.0)
     store.settle()
     assert store.seen.tolist() == [1, 0, 0, 5]
 
@@ -82,18 +64,18 @@ def test_the_reservoir_is_uniform() -> None:
 def test_state_round_trip() -> None:
     one, two = filled(47), filled(0)
     one.settle()
-    one.add(47, torch.tensor([47.0]), 1.0)
+    one.add(torch.tensor([47.0]), 1.0)
     two.load_state_dict(one.state_dict())
     for n in range(48, 90):
         for store in (one, two):
-            store.add(n, torch.tensor([float(n)]), n % 40 / 10)
+            store.add(torch.tensor([float(n)]), n % 40 / 10)
     for store in (one, two):
         store.settle()
-    for a, b in zip((*one.to_learn(), *one.to_test()), (*two.to_learn(), *two.to_test()), strict=True):
+    for a, b in zip(one.to_learn(), two.to_learn(), strict=True):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("options", [{"capacity": 0}, {"block": 0}, {"hold_out": 1}, {"limit": 0}])
+@pytest.mark.parametrize("options", [{"capacity": 0}, {"bins": 0}])
 def test_bad_numbers_are_named(options: dict[str, int]) -> None:
     (name, value), = options.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
