@@ -91,9 +91,9 @@ class SourceDataModule(L.LightningDataModule):
         if self.parts:
             return
         sources = self.sources()
-        train = sources["train"]
+        train = sources.pop("train")
         kept, held = divide(train, 0.0 if "val" in sources else self.val_fraction, self.seed, self.protocol)
-        self.parts = {"val": (train, held), **{k: (s, np.arange(len(s))) for k, s in sources.items()}, "train": (train, kept)}
+        self.parts = {"train": (train, kept), "val": (train, held), **{k: (s, np.arange(len(s))) for k, s in sources.items()}}
         shape, mean, std = describe(train, kept, self.modality, self.mean, self.std)
         self.spec = Spec(self.modality, shape, self.class_names(), self.vocabulary(), self.rate(), mean, std,
                          len(train), self.actions, self.masks)

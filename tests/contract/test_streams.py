@@ -54,7 +54,7 @@ def test_preset(name: str, trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("overrides", "said"), [
-    (["mean=[0.5]"], r"mean=\[0\.5\] belongs to network=\.\.\.; a run brings its own"),
+    (["weights=net.pt"], r"weights=net\.pt belongs to network=\.\.\.; a run brings its own"),
     (["stream.shifts=[fogg]"], "stream: no shift 'fogg' of images"),
     (["stream.folder=nowhere"], r"stream\.folder=nowhere does not exist"),
     (["stream.order=shuffled"], r"stream\.order='shuffled'"), (["stream.reset=daily"], r"stream\.reset='daily'"),
