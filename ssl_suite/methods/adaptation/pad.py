@@ -136,7 +136,7 @@ class PADAdapter(Adapter):
     order = "adapt_first"
 
     def __init__(self, model: nn.Module, *, views: Views | None = None, view: str = "weak", replay: int = 1, copies: int = 32,
-                 lr: float = 1e-4, min_action: float = 0.1, trial: int = 20, tolerance: float = 20.0, seed: int = 0,
+                 lr: float = 1e-3, min_action: float = 0.1, trial: int = 20, tolerance: float = 20.0, seed: int = 0,
                  autocast: Literal["bfloat16"] | None = None) -> None:
         if not isinstance(getattr(model, "pretext", None), Pretext):
             raise ValueError("this model has no head of PAD, so there is nothing to learn from; train one: train.py model=pad")
