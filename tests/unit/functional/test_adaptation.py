@@ -33,7 +33,7 @@ def excess(in_time: np.ndarray, dealt: np.ndarray, lengths: list[int]) -> float:
     return sum(parts) / len(in_time)
 
 
-@pytest.mark.parametrize("blocks", [2, 3, 4, 5, 8, 13])
+@pytest.mark.parametrize("blocks", [2, 3, 4, 5, 8, 13, 16])
 @pytest.mark.parametrize("sure", [True, False])
 def test_dependence_is_its_definition(blocks, sure):
     generator = torch.Generator().manual_seed(blocks)
@@ -49,8 +49,11 @@ def test_sorted_shuffled_and_changed():
     classes = torch.arange(4).repeat_interleave(64)
     eye = torch.eye(4)
     shuffled = eye[classes[torch.randperm(256, generator=torch.Generator().manual_seed(0))]]
+    assert dependence(eye[classes], 32, shortest=8) > 0.5
     assert dependence(eye[classes].repeat(2, 1), 32) > 0.2
     assert abs(dependence(shuffled, 32)) < 0.1
+    once = eye[torch.cat([torch.zeros(128, dtype=torch.int64), torch.full((128,), 3)])]
+    assert dependence(once, 32) == pytest.approx(0.0, abs=1e-5)
     changed = eye[torch.tensor([0, 3, 1, 0]).repeat_interleave(torch.tensor([64, 96, 128, 64]))]
     assert dependence(changed, 32) == pytest.approx(0.0, abs=1e-2)
     assert dependence(shuffled[:63], 32) == 0.0
