@@ -26,7 +26,7 @@ def stream_of(classes: Tensor) -> list[Tensor]:
 
 
 SHUFFLED = torch.arange(4).repeat(128)[torch.randperm(512, generator=torch.Generator().manual_seed(0))]
-SORTED = torch.arange(4).repeat(4).repeat_interleave(32)  # one class after another, eight runs in a window
+SORTED = torch.arange(4).repeat(2).repeat_interleave(64)  # one class after another, four runs in a window
 
 
 def objections(guard: CollapseGuard, adapter: object, classes: Tensor) -> list[bool]:
