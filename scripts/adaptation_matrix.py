@@ -202,7 +202,7 @@ def main() -> None:
         for source, seed in product(given.sources or matrix["sources"], given.seeds):
             entry = matrix["sources"][source]
             run = runs / (f"{source}-{seed}" if matrix.get("per_seed") else source)
-            train(entry["train"], run, seed if matrix.get("per_seed") else 0, given.set)
+            train([*matrix["train"], *entry["train"]], run, seed if matrix.get("per_seed") else 0, given.set)
             for stream in given.streams or entry.get("streams", matrix["streams"]):
                 chosen = [m for m in entry.get("methods", matrix["methods"]) if not given.methods or m in given.methods]
                 settings = {**matrix["streams"][stream], **entry.get("limits", {}).get(stream, {})}
