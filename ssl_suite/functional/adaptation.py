@@ -124,7 +124,7 @@ def effective_classes(probs: Tensor) -> Tensor:
     Returns:
         Scalar between 1 and K.
     """
-    return _entropy(probs.mean(0)).exp()
+    return torch.special.entr(probs.mean(0)).sum().exp()
 
 
 def dependence(probs: Tensor, block: int, shortest: int = 3) -> float:
@@ -162,10 +162,6 @@ def _information(blocks: Tensor) -> Tensor:
     """Mutual information of class and block within blocks i to j of (N, K), times their number; (N + 1, N + 1)."""
     place = torch.arange(len(blocks) + 1, device=blocks.device)
     count = (place - place[:, None]).clamp_min(0)
-    total, entropies = (F.pad(t.cumsum(0), (0, 0, 1, 0)) for t in (blocks, _entropy(blocks)[:, None]))
+    total, entropies = (F.pad(t.cumsum(0), (0, 0, 1, 0)) for t in (blocks, torch.special.entr(blocks).sum(-1)[:, None]))
     mean = (total - total[:, None]).clamp_min(0.0) / count.clamp_min(1)[..., None]  # rounding may leave less than nothing
-    return count * _entropy(mean) - (entropies - entropies[:, None, :])[..., 0] * (count > 0)
-
-
-def _entropy(probs: Tensor) -> Tensor:
-    return -torch.xlogy(probs, probs).sum(-1)
+    return count * torch.special.entr(mean).sum(-1) - (entropies - entropies[:, None, :])[..., 0] * (count > 0)

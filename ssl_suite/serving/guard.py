@@ -142,7 +142,7 @@ class CollapseGuard:
             return f"predictions spread over {now:.1f} classes, {before:.1f} without learning"
         if now * self.min_spread > before:  # learning found classes that were missing: no wonder
             return ""
-        now, before = (float(-torch.xlogy(p, p).sum(1).mean()) for p in self.pairs.unbind(1))
+        now, before = torch.special.entr(self.pairs).sum(2).mean(0).tolist()
         return f"{now:.2f} nats of entropy in predictions, {before:.2f} without learning" if now > self.max_unsure * before else ""
 
     def strayed(self, adapter: Adapter) -> str:
