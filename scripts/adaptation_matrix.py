@@ -7,8 +7,8 @@
 A matrix is a file ``scripts/matrices/NAME.yaml``. Its networks are trained first, where their runs are not there yet: with seed 0,
 or with ``per_seed: true`` one for each seed. A cell is one network on one stream with one seed (which draws order and shifts);
 finished cells are passed over. All methods meet the same batches. A method first goes under the guard; where this never stepped
-in, its figures are those of the method alone too, since a guard that does nothing changes nothing. The rows with mean and spread
-go to the terminal, those of every cell to ``docs/tables/matrix_NAME.csv``. Errors in %.
+in and told it nothing, its figures are those of the method alone too, since a guard that does nothing changes nothing. The rows
+with mean and spread go to the terminal, those of every cell to ``docs/tables/matrix_NAME.csv``. Errors in %.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def run_cell(matrix: dict[str, Any], source_name: str, run_folder: Path, stream_
             after = 100.0 * clean_error(answering[method].predict, trained.data, trained.spec, streams, CPU)
             record = {**shared, "method": method, **summed(outcomes), "error_clean_after": after}
             records.append({**record, "guard": guard})
-            if guard and not single and not any(record[v] for v in INTERVENED):
+            if guard and not single and answering[method].adapter.assumes != "told" and not any(record[v] for v in INTERVENED):
                 alone.remove(method)
                 records.append({**record, "guard": False})
     out.parent.mkdir(parents=True, exist_ok=True)

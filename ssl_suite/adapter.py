@@ -36,7 +36,8 @@ class Adapter(nn.Module):
 
     order: ClassVar[Literal["predict_first", "adapt_first"]] = "predict_first"
     """Logits of `predict_and_adapt`: of the update's own forward pass, or of the updated weights."""
-    assumes: ClassVar[Literal["shuffled", "correlated"] | None] = None  # order of samples that predictions rely on
+    assumes: ClassVar[Literal["shuffled", "correlated", "told"] | None] = None  # order of samples that predictions rely on
+    alike: Tensor  # where it is told: whether neighbours are alike
     seen: Tensor
     used: Tensor | None = None  # rows behind the last update, where a method leaves some out
 

@@ -31,7 +31,7 @@ class CollapseGuard:
       source model's predictions), statistics of a batch are those of a class. A corruption that changes every hundred samples
       may explain some of it, unless they make the predictions less sure than the source model's. An adapter that normalises by
       them, or ``assumes`` a shuffled stream, is set aside there, and one that assumes a correlated stream is used only there:
-      the source model predicts instead, and nothing is learned, until the sign is gone.
+      the source model predicts instead, and nothing is learned, until the sign is gone. One that wants it is ``told``.
     - **Fewer classes, or less sure.** Predictions that spread over fewer classes than without learning, on the same samples,
       are on the way to collapse, and less sure ones over no more classes fit the stream worse: back to the source, with a third
       of the learning rate; after the last time nothing is learned any more.
@@ -92,7 +92,7 @@ class CollapseGuard:
         """
         self.seen = torch.cat([self.seen.to(source), source.softmax(1)])[-self.window :]
         by_batch = adapter.stats == "batch" and bool(batch_norms(adapter.model))
-        assumes = adapter.assumes or ("shuffled" if by_batch else None)
+        assumes = "shuffled" if by_batch and adapter.assumes != "correlated" else adapter.assumes
         if assumes is None:
             return ""
         if by_batch and (self.alike or self.updates % 2 == 0):  # the batches that `judge` compares, and all that are set aside
@@ -101,7 +101,7 @@ class CollapseGuard:
         unsure = by_batch and len(self.sure) >= 4 * BLOCK and bool(self.sure[:, 0].sum() > self.sure[:, 1].sum())
         found = dependence(self.seen, BLOCK, SELDOM if unsure else OFTEN)
         self.alike = found > self.max_dependence * (0.5 if self.alike else 1.0)
-        if self.alike == (assumes == "correlated"):
+        if assumes == "told" or self.alike == (assumes == "correlated"):
             return ""
         return (f"neighbours in the stream are {'alike' if self.alike else 'not alike'} ({found:.2f} nats), and "
                 f"{type(adapter).__name__} is for {assumes} streams")

@@ -55,6 +55,7 @@ class Stream:
         self.shape = None if shape is None else tuple(shape)
         self.counts: Counter[str] = Counter()
         self.lock, self.tally = threading.RLock(), threading.Lock()
+        self.tell(adapter)
         self.still, self.idle = adapter.clone(), [(0, adapter.clone())]
         self.published = Published(0, copies(adapter), False)
 
@@ -116,6 +117,7 @@ class Stream:
         if source is not None and self.guard is not None and (reason := self.guard.objects(self.adapter, source, unlearned)):
             self.publish(aside=True)
             return source, AdaptReport(0.0, 0, "skip", reason)
+        self.tell(self.adapter, self.still)
         if self.published.aside:
             self.publish(aside=False)
         if self.guard is not None and self.guard.disabled:
@@ -153,10 +155,17 @@ class Stream:
         takes = ", ".join("any" if size is None else str(size) for size in self.shape)
         raise ValueError(f"samples of shape {tuple(x.shape[1:])}; this stream takes ({takes})")
 
+    def tell(self, *adapters: Adapter) -> None:
+        """Pass on what the guard found about neighbours, where this is asked for."""
+        for adapter in adapters:
+            if self.guard is not None and adapter.assumes == "told":
+                adapter.alike.fill_(self.guard.alike)
+
     def publish(self, aside: bool) -> None:
         """Let readers go by the adapter as it stands, or by the source model."""
         if aside and self.published.aside:
             return
+        self.tell(self.adapter, self.still)
         self.published = Published(self.published.version + 1, {} if aside else copies(self.adapter), aside)
 
     def count(self, **numbers: int) -> None:

@@ -44,6 +44,7 @@ class BatchNormAdapt(Adapter):
         ValueError: a value out of range, or a model without batch norm.
     """
 
+    assumes = "shuffled"
     tags = Tags("Schneider et al., NeurIPS 2020, arXiv 2006.16971", "adaptation", batch="unlabeled", views=("clean",),
                 target="class")
 

@@ -10,7 +10,8 @@ Correction", WACV 2024, arXiv 2306.00650. Temperature 1/3, momentum of the mean 
 
 Deviations: views are what the data call ``view``. Rows with weight 0 are computed too, so that nothing waits for the
 device, and batch norm sees their views. As in the official code the prior correction multiplies the logits. Dropout stays
-off; batches below ``min_batch`` are not learned from.
+off; batches below ``min_batch`` are not learned from. A collapse guard may find that neighbours in the stream are not alike; the
+prior is left alone then, since a weak network's favourite classes would be favoured still more.
 
 Batch: ``x`` (B, ...) standardised; ``length`` (B,) where rows are padded; ``index`` (B,) seeds the views.
 
@@ -82,6 +83,7 @@ class Roid(Adapter):
         ValueError: a number out of range, or a model in which nothing is selected.
     """
 
+    assumes = "told"
     tags = Tags("Marsden et al., WACV 2024, arXiv 2306.00650", "adaptation", batch="unlabeled", views=("weak",),
                 target="class")
     mean_probs: Tensor
@@ -100,10 +102,15 @@ class Roid(Adapter):
         self.temperature, self.momentum, self.momentum_source = temperature, momentum, momentum_source
         self.seed, weight = seed, linear_head(self.model).weight
         self.register_buffer("mean_probs", torch.full((len(weight),), 1.0 / len(weight), device=weight.device))
+        self.register_buffer("alike", torch.tensor(True, device=weight.device))
         self.source = TensorCopies(self.learning)
 
     def predict(self, x: Tensor, length: Tensor | None = None) -> Tensor:
-        return prior_corrected(super().predict(x, length))
+        return self.corrected(super().predict(x, length))
+
+    def corrected(self, logits: Tensor) -> Tensor:
+        """Logits (B, K), corrected by the batch's prior unless a guard found that neighbours are not alike."""
+        return torch.where(self.alike, prior_corrected(logits), logits)
 
     def update(self, x: Tensor, length: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
         draw = Draw(sample_keys(self.seed, torch.zeros_like(index), index))
@@ -118,7 +125,7 @@ class Roid(Adapter):
         with torch.no_grad():
             for p, source in zip(self.learning, self.source.tensors, strict=True):
                 p.lerp_(source, 1.0 - self.momentum_source)
-        return loss, prior_corrected(logits)
+        return loss, self.corrected(logits)
 
     def weights(self, logits: Tensor) -> Tensor:
         """Weight (B,) of each row: sure and new ones more, those less new than the average none; moves the mean."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ssl_suite.adapter import Adapter
 from ssl_suite.batch import AdaptReport
+from ssl_suite.methods.adaptation.roid import Roid
 from ssl_suite.serving.budget import Budget
 from ssl_suite.serving.guard import CollapseGuard
 from ssl_suite.serving.stream import Stream
@@ -34,6 +36,21 @@ def test_without_guard_it_is_the_adapter_bit_by_bit():
         assert first.ms > 0.0
         assert torch.equal(one.predict(samples(9)), two.predict(samples(9)))
     assert one.counts == {"ok": 5, "predicted": 5 * 32 + 5 * 32, "learned": 160}
+
+
+def test_roid_leaves_the_prior_alone_where_its_guard_finds_neighbours_unlike():
+    frozen = partial(Roid, optimizer=partial(torch.optim.SGD, lr=0.0), stats="source")
+    x, plain = samples(), net()(samples()).detach()
+    corrected = frozen(net()).predict(x)
+    assert not torch.equal(corrected, plain)
+    for max_dependence, expected in ((10.0, plain), (-1.0, corrected)):
+        guarded = stream(CollapseGuard(**LOOSE), frozen(net()))
+        guarded.guard.max_dependence = max_dependence
+        assert torch.equal(guarded.predict_and_adapt(x)[0], expected)
+        assert torch.equal(guarded.predict(x), expected)
+        assert torch.equal(guarded.still.predict(x), expected)
+        guarded.reset()
+        assert torch.equal(guarded.predict(x), plain)
 
 
 @pytest.mark.parametrize("guarded", [True, False])
