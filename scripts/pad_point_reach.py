@@ -4,13 +4,14 @@
 
 Needs the extra ``control``. Every row goes to a CSV file as soon as it is known, with seed, commit and command; a second call
 goes on where the first stopped. A policy clones the straight-line expert on 6000 states with an inverse-dynamics head; then 60
-episodes of 30 steps under each shift, weights carried along, success and distance over the second half. Lengths and rates were
-chosen on seeds 10 and 11.
+episodes of 30 steps under each shift, weights carried along, success and distance over the second half. Whoever explores adds
+noise to the actions, of deviation 1 in the first third and 0.2 from then on. All settings were chosen on seeds 10 to 17.
 
 none      no adaptation
-noisy     no adaptation, every action disturbed at random as the adapting arms disturb theirs: what exploration alone does
-replay    one Adam step per transition, on 32 draws from the last 512 transitions
-copies    the same on 32 shifted copies of the newest transition (the paper's)
+noisy     no adaptation, but the noise: what exploration alone does
+replay    one Adam step of first convolution and head per transition, on 32 draws from the last 512 transitions
+whole     the same of all layers
+copies    of all layers, on 32 shifted copies of the newest transition (the paper's)
 calm      replay without exploration, as the paper acts: the head may then guess an action from the first observation alone
 unshared  none and replay with a policy that shares nothing with the head: nothing may be gained
 """
@@ -48,9 +49,12 @@ from ssl_suite.views.images import Shift
 SHIFTS: dict[str, dict[str, Any]] = {
     "clean": {}, "background_0.05": {"background": 0.05}, "background_0.1": {"background": 0.1},
     "background_0.4": {"background": 0.4}, "contrast_0.5": {"contrast": 0.5}}
-ARMS: dict[str, tuple[int | None, float]] = {"none": (None, 0.0), "noisy": (None, 0.4), "replay": (512, 0.4),
-                                             "copies": (1, 0.4), "calm": (512, 0.0)}
-"""{arm: transitions kept, None without adaptation; standard deviation of exploration}."""
+ARMS: dict[str, tuple[int | None, Shared, bool]] = {
+    "none": (None, "all", False), "noisy": (None, "all", True), "replay": (512, 1, True), "whole": (512, "all", True),
+    "copies": (1, "all", True), "calm": (512, 1, False)}
+"""{arm: transitions kept, None without adaptation; stages that learn; whether it explores}."""
+NOISE = (1.0, 0.2)
+"""Standard deviation of exploration in the first third of the episodes, and in the others."""
 SHARED: tuple[Shared, ...] = ("all", "none")
 EVERYWHERE, CLOSER = ("none", "replay"), "background_0.1"
 """Arms for every shift; the shift for all others."""
@@ -76,9 +80,9 @@ def trained(seed: int, shared: Shared, epochs: int) -> PolicyAdaptation:
 def episodes(method: PolicyAdaptation, arm: str, shift: dict[str, Any], count: int, seed: int, lr: float,
              progress: Progress) -> Row:
     """Episodes of an arm, one after the other."""
-    (replay, noise), rng = ARMS[arm], np.random.default_rng((seed, 23))
+    (replay, stages, explores), rng, noise = ARMS[arm], np.random.default_rng((seed, 23)), 0.0
     env, source = gymnasium.make("ssl_suite/PointReach-v0", **shift), Deployed(method)
-    adapter = PADAdapter(source, views=method.views, replay=replay or 1, lr=lr, seed=seed)
+    adapter = PADAdapter(source, views=method.views, replay=replay or 1, stages=stages, lr=lr, seed=seed)
     losses, updates, refused, distances = [], 0, False, []
     mean, std = method.views.mean, method.views.std
 
@@ -96,6 +100,7 @@ def episodes(method: PolicyAdaptation, arm: str, shift: dict[str, Any], count: i
 
     started, task = time.process_time(), progress.add_task("episodes", total=count)
     for number in range(count):
+        noise = NOISE[number >= count / 3] if explores else 0.0
         adapter.start()
         distances.append(run_episode(env, act, seed=10_000 * seed + number).infos[-1]["distance"])
         progress.advance(task)
@@ -173,7 +178,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
             axis.set(xticks=[], yticks=[])
         axes[0].set_ylabel(name.replace("_", "\n"), fontsize=7)
     for axis, name in zip(lower.subplots(1, len(SHIFTS), sharey=True), SHIFTS, strict=True):
-        for arm, colour in zip(ARMS, ("0.6", "0.8", "tab:orange", "tab:blue", "tab:green"), strict=True):
+        for arm, colour in zip(ARMS, ("0.6", "0.8", "tab:orange", "tab:red", "tab:blue", "tab:green"), strict=True):
             runs = [np.array(r["distances"].split(), float) for r in rows if (r["shift"], r["arm"]) == (name, arm)]
             if runs:
                 mean = np.mean(runs, axis=0)
@@ -195,7 +200,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("docs/pictures/pad_point_reach.png"))
     parser.add_argument("--episodes", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with Progress(transient=True) as progress:

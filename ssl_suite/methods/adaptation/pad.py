@@ -7,13 +7,13 @@ but not the policy's own layers, then act with the updated encoder.
 Paper: Hansen et al., "Self-Supervised Policy Adaptation during Deployment", ICLR 2021, arXiv 2007.04309. `PADAdapter`
 takes one Adam step per transition on 32 copies of it, each observation augmented by itself. Deviations: the policy clones an
 expert where the paper trains it with SAC; both losses share every step; weights are carried over episodes unless `reset` is
-called. Not in the paper: ``replay`` above 1, ``min_action``, ``trial`` and `executed`.
+called. Not in the paper: ``replay`` above 1, ``stages``, ``min_action``, ``trial`` and `executed`.
 
 Batch: ``x``, ``next`` (B, C, H, W), ``action`` (B, A) executed, ``y`` (B, A) the expert's, in [-1, 1]; ``index`` (B,), ``epoch``.
 
 Known limits: continuous actions; one environment at a time; no gain through layers that policy and head do not share. Whoever
-acts should explore: without noise an action is a function of what is seen, so that the head learns to guess it from the first
-observation alone, and its loss falls to nothing while the policy gets worse; see docs/results.md.
+acts should explore, most of all at first: else the head learns to guess an action from the first observation alone. And where
+all layers learn, the upper ones and the head can agree on features whose constant error sets the policy off; see docs/results.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ssl_suite.batch import Backbone, Batch, StepOutput, Tags
 from ssl_suite.functional.random import Draw, sample_keys
 from ssl_suite.functional.rotation import rotate
 from ssl_suite.method import Method, Training
-from ssl_suite.nn.fork import Shared, fork
+from ssl_suite.nn.fork import Shared, fork, lower
 from ssl_suite.nn.heads import mlp
 from ssl_suite.nn.replay import Replay
 from ssl_suite.nn.trial import Trial
@@ -76,8 +76,7 @@ class PolicyAdaptation(Method):
         views: kind ``weak`` is drawn for every observation.
         shared: stages that both heads share, a number, ``all`` or ``none``; the paper: 8 of 11 convolutions.
         task: ``inverse`` (dynamics) or ``rotation``.
-        hidden: width of the two hidden layers of either head; the paper: 1024.
-        ssl_weight: weight of the self-supervised loss.
+        hidden, ssl_weight: width of the two hidden layers of either head, the paper 1024; weight of the self-supervised loss.
         training: optimizer and schedule; see `Method`. The paper: Adam, rate 1e-3.
     """
 
@@ -123,9 +122,9 @@ class PADAdapter(Adapter):
     Args:
         model: what `ssl_suite.deploy.Deployed` makes of a trained `PolicyAdaptation`.
         views, view: the data's views and the kind drawn for either observation of every copy. None makes plain copies.
-        replay: how many of the newest transitions the copies are drawn from; the paper: 1.
-        copies: transitions in a gradient step.
+        replay, copies: how many of the newest transitions are kept, the paper 1, and drawn for a gradient step.
         lr: rate of Adam; the paper: 1e-3.
+        stages: of the encoder, those that learn beside the head, as `lower` counts; the paper: ``all``.
         min_action: norm below which an action is too small to be guessed: its transition is left out.
         trial: losses to see before the first step; 0 learns at once, as the paper does.
         tolerance: how many times the loss in training their mean may be; beyond, nothing is learned until `reset`.
@@ -136,13 +135,14 @@ class PADAdapter(Adapter):
     order = "adapt_first"
 
     def __init__(self, model: nn.Module, *, views: Views | None = None, view: str = "weak", replay: int = 1, copies: int = 32,
-                 lr: float = 1e-3, min_action: float = 0.1, trial: int = 20, tolerance: float = 20.0, seed: int = 0,
-                 autocast: Literal["bfloat16"] | None = None) -> None:
+                 lr: float = 1e-3, stages: Shared = "all", min_action: float = 0.1, trial: int = 20, tolerance: float = 20.0,
+                 seed: int = 0, autocast: Literal["bfloat16"] | None = None) -> None:
         if not isinstance(getattr(model, "pretext", None), Pretext):
             raise ValueError("this model has no head of PAD, so there is nothing to learn from; train one: train.py model=pad")
         if copies < 1:
             raise ValueError(f"copies={copies} must be at least 1; the paper's are 32")
-        super().__init__(model, lambda m: [*cast(Any, m).pretext.parameters()], partial(torch.optim.Adam, lr=lr), autocast=autocast)
+        super().__init__(model, lambda m: [p for part in (*lower(cast(Any, m).pretext.encoder, stages), cast(Any, m).pretext.head)
+                                           for p in part.parameters()], partial(torch.optim.Adam, lr=lr), autocast=autocast)
         self.views, self.view = copy.deepcopy(views) or Views(), view if views is not None else "clean"
         self.copies, self.min_action, self.seed, self.reason = copies, min_action, seed, ""
         spec, at = cast(Any, model).backbone.spec, self.learning[0].device

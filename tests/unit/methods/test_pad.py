@@ -125,8 +125,8 @@ def test_training_lowers_both_losses():
 # What moves -----------------------------------------------------------------------------------------------------------
 
 
-def moved(**options) -> set[str]:
-    one = adapter(policy(**options))
+def moved(stages="all", **options) -> set[str]:
+    one = adapter(policy(**options), stages=stages)
     before = state(one.model)
     steps(one)
     return {k for k, v in state(one.model).items() if not torch.equal(v, before[k])}
@@ -139,6 +139,18 @@ def test_shared_layers_and_the_head_move_and_the_policy_never():
         assert [n for n in names if "pretext.head" in n]
         assert bool([n for n in names if "method.backbone.convs.0" in n]) == (shared != "none")
         assert bool([n for n in names if "method.backbone.project" in n]) == (shared == "all")
+
+
+def test_the_first_stages_alone_can_be_told_to_learn():
+    everything = moved()
+    for stages, convs in ((1, {"0"}), (2, {"0", "1"}), ("none", set())):
+        names = moved(stages)
+        assert {n.split("convs.")[1][0] for n in names if "convs." in n} == convs
+        assert {n for n in names if ".head." in n} == {n for n in everything if ".head." in n}
+        assert not [n for n in names if "project" in n]
+    assert not [n for n in moved(1, shared="none") if "method.backbone" in n]
+    with pytest.raises(ValueError, match="3 stages shared or learning"):
+        adapter(stages=3)
 
 
 def test_without_shared_layers_the_policy_stays_as_it_was():

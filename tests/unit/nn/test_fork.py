@@ -10,7 +10,7 @@ from torch import nn
 
 from ssl_suite.backbones.images import ConvNet, PixelEncoder
 from ssl_suite.batch import Spec
-from ssl_suite.nn.fork import fork
+from ssl_suite.nn.fork import fork, lower
 
 SPEC = Spec("images", (1, 12, 12))
 
@@ -50,3 +50,14 @@ def test_statistics_of_shared_stages_are_shared():
 def test_a_fork_outside_of_the_stages_is_refused(shared):
     with pytest.raises(ValueError, match="shared"):
         fork(PixelEncoder(SPEC, layers=3, width=4, num_features=8), shared)
+
+
+def test_lower_stages_are_the_first_ones_none_or_the_whole():
+    net = PixelEncoder(SPEC, layers=3, width=4, num_features=8)
+    parameters = [p for stage in lower(net, 2) for p in stage.parameters()]
+    assert [id(p) for p in parameters] == [id(p) for p in net.convs[:2].parameters()]
+    assert lower(net, "none") == []
+    assert lower(net, "all") == [net]
+    assert lower(nn.Linear(2, 2), "none") == []
+    with pytest.raises(ValueError, match="0 stages of Linear"):
+        lower(nn.Linear(2, 2), 1)
