@@ -45,7 +45,8 @@ class CollapseGuard:
 
     Args:
         window: samples the first two signs look back over.
-        max_dependence: nats of `dependence` above which neighbours count as alike; half of it ends the state.
+        max_dependence: nats of `dependence` above which neighbours count as alike, half as many again for an adapter that
+            relies on it; half of it ends the state.
         min_spread: effective classes of the predictions as a share of those without learning.
         max_unsure: entropy of the predictions as a multiple of that without learning.
         max_drift: distance from the source as a share of its norm.
@@ -100,7 +101,8 @@ class CollapseGuard:
             self.sure = torch.cat([self.sure.to(both), both])[-self.window // 2 :]
         unsure = by_batch and len(self.sure) >= 4 * BLOCK and bool(self.sure[:, 0].sum() > self.sure[:, 1].sum())
         found = dependence(self.seen, BLOCK, SELDOM if unsure else OFTEN)
-        self.alike = found > self.max_dependence * (0.5 if self.alike else 1.0)
+        bar = self.max_dependence * (1.5 if assumes == "correlated" else 1.0)
+        self.alike = found > bar * (0.5 if self.alike else 1.0)
         if assumes == "told" or self.alike == (assumes == "correlated"):
             return ""
         return (f"neighbours in the stream are {'alike' if self.alike else 'not alike'} ({found:.2f} nats), and "
