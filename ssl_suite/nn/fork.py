@@ -18,8 +18,8 @@ def lower(backbone: Any, count: Shared) -> list[Any]:
         return [backbone]
     stages = list(getattr(backbone, "stages", ()))
     if count != "none" and (not isinstance(count, int) or not 0 < count <= len(stages)):
-        raise ValueError(f"{count!r} stages shared or learning: must be 'all', 'none' or a number between 1 and the {len(stages)} "
-                         f"stages of {type(backbone).__name__}")
+        raise ValueError(f"shared or stages={count!r} must be 'all', 'none' or a number between 1 and the {len(stages)} stages of "
+                         f"{type(backbone).__name__}")
     return [] if count == "none" else stages[:count]
 
 

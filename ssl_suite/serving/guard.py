@@ -16,6 +16,8 @@ BLOCK = 32
 """Consecutive samples whose mean prediction is compared with that of the others."""
 OFTEN, SELDOM = 3, 8
 """Blocks between two changes of the corruption that are allowed for."""
+CLEARER = 1.5
+"""How many times the dependence an adapter that relies on alike neighbours asks for."""
 
 
 Verdict = Literal["ok", "rollback", "reset", "disable"]
@@ -101,7 +103,7 @@ class CollapseGuard:
             self.sure = torch.cat([self.sure.to(both), both])[-self.window // 2 :]
         unsure = by_batch and len(self.sure) >= 4 * BLOCK and bool(self.sure[:, 0].sum() > self.sure[:, 1].sum())
         found = dependence(self.seen, BLOCK, SELDOM if unsure else OFTEN)
-        bar = self.max_dependence * (1.5 if assumes == "correlated" else 1.0)
+        bar = self.max_dependence * (CLEARER if assumes == "correlated" else 1.0)
         self.alike = found > bar * (0.5 if self.alike else 1.0)
         if assumes == "told" or self.alike == (assumes == "correlated"):
             return ""

@@ -149,7 +149,7 @@ def test_the_first_stages_alone_can_be_told_to_learn():
         assert {n for n in names if ".head." in n} == {n for n in everything if ".head." in n}
         assert not [n for n in names if "project" in n]
     assert not [n for n in moved(1, shared="none") if "method.backbone" in n]
-    with pytest.raises(ValueError, match="3 stages shared or learning"):
+    with pytest.raises(ValueError, match=r"stages=3 must be .* between 1 and the 2 stages of PixelEncoder"):
         adapter(stages=3)
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_suite.functional.adaptation import dependence
 from ssl_suite.io.checkpoints import AtomicCheckpointIO
+from ssl_suite.methods.adaptation.bn_adapt import BatchNormAdapt
 from ssl_suite.methods.adaptation.lame import Lame
 from ssl_suite.methods.adaptation.tent import Tent
 from ssl_suite.serving.guard import BLOCK, CollapseGuard
@@ -55,6 +57,20 @@ def test_an_adapter_for_correlated_streams_is_used_only_there():
     assert adapter.assumes == "correlated"
     assert objections(guard, adapter, SHUFFLED)[-1]
     assert not objections(guard, adapter, SORTED)[-1]
+
+
+def test_relying_on_alike_neighbours_asks_for_a_clearer_sign_than_suffering_from_them():
+    found = dependence(one_hot(SORTED).softmax(1), BLOCK)
+    for share, let_in in ((0.8, False), (0.6, True)):
+        settings = {**LOOSE, "window": len(SORTED), "max_dependence": share * found}
+        assert objections(CollapseGuard(**settings), Tent(net(), stats="batch"), SORTED)[-1]
+        assert objections(CollapseGuard(**settings), Lame(net()), SORTED)[-1] is not let_in
+
+
+def test_a_blend_of_batch_statistics_is_set_aside_as_they_are():
+    guard, adapter = CollapseGuard(**{**LOOSE, "max_dependence": 0.3}), BatchNormAdapt(net(), alpha=0.3)
+    assert not any(objections(guard, adapter, SHUFFLED))
+    assert objections(guard, adapter, SORTED)[-1]
 
 
 def test_an_adapter_that_relies_on_no_order_is_left_alone():
