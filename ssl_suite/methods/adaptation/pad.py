@@ -122,8 +122,7 @@ class PADAdapter(Adapter):
     Args:
         model: what `ssl_suite.deploy.Deployed` makes of a trained `PolicyAdaptation`.
         views, view: the data's views and the kind drawn for either observation of every copy. None makes plain copies.
-        replay, copies: how many of the newest transitions are kept, the paper 1, and drawn for a gradient step.
-        lr: rate of Adam; the paper: 1e-3.
+        replay, copies, lr: newest transitions kept, the paper 1; drawn for a gradient step; rate of Adam, the paper 1e-3.
         stages: of the encoder, those that learn beside the head, as `lower` counts; the paper: ``all``.
         min_action: norm below which an action is too small to be guessed: its transition is left out.
         trial: losses to see before the first step; 0 learns at once, as the paper does.
@@ -155,7 +154,8 @@ class PADAdapter(Adapter):
 
     def executed(self, action: Tensor) -> None:
         """What was done, (1, A), in place of the action last returned: with exploration, or cut by a limit."""
-        self.replay.last_action.copy_(action)
+        with self.lock:
+            self.replay.last_action.copy_(action)
 
     def predict_and_adapt(self, x: Tensor, length: Tensor | None = None,
                           index: Tensor | None = None) -> tuple[Tensor, AdaptReport]:
