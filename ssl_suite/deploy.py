@@ -25,7 +25,7 @@ from ssl_suite.data.streams import ShiftStreams
 from ssl_suite.deploy_report import draw_shifts, draw_stream, report, scores, write_metrics
 from ssl_suite.method import Method
 from ssl_suite.networks import load_network
-from ssl_suite.run import Run, build_data, building, load_run, name_of, plain, save_config
+from ssl_suite.run import Run, build_data, building, load_run, name_of, plain, refuse_other_samples, save_config
 from ssl_suite.serving.stream import Stream
 from ssl_suite.streaming import calibrate, clean_error, run_streams
 from ssl_suite.summary import Summary, commit, flat, timed_rate, versions, write_summary
@@ -95,7 +95,7 @@ def from_run(config: dict[str, Any], run: Run) -> Trained:
     """The network of a run, on its own data or on those of the config.
 
     Raises:
-        ConfigError: the data have other classes or symbols.
+        ConfigError: the data have other classes or symbols, or samples of another shape.
     """
     if config["weights"] is not None:
         raise ConfigError(f"weights={config['weights']} belongs to network=...; a run brings its own, so leave it out")
@@ -106,6 +106,7 @@ def from_run(config: dict[str, Any], run: Run) -> Trained:
     if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
         raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
                           f"on {run.spec.num_classes} classes of {run.spec.modality}")
+    refuse_other_samples(data.spec, run.spec)
     name = name_of(config, "data") if config["data"] else data_name(run)
     return Trained(Deployed(run.method), run.spec, run.method.views, data, name)
 

@@ -24,7 +24,7 @@ from ssl_suite.batch import Spec
 from ssl_suite.cli import explain, program, quiet, stop
 from ssl_suite.config import ConfigError, nearest
 from ssl_suite.rounds import write_json
-from ssl_suite.run import building, fit, plain
+from ssl_suite.run import building, fit, plain, refuse_other_samples
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -99,10 +99,7 @@ def data_for(name: str | None, overrides: Sequence[str], spec: Spec, run: Path |
         data = hydra.utils.instantiate(config, _convert_="all")
         data.prepare_data()
         data.setup("test")
-    fixed = slice(None) if spec.modality == "images" else slice(0, -1)
-    if data.spec.modality != spec.modality or data.spec.shape[fixed] != spec.shape[fixed]:
-        raise ConfigError(f"the backbone was built for {spec.modality} of shape {spec.shape}, the data are {data.spec.modality} of "
-                          f"shape {data.spec.shape}")
+    refuse_other_samples(data.spec, spec)
     return data
 
 

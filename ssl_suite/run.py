@@ -100,6 +100,18 @@ def build_data(cfg: dict[str, Any], tags: Tags | None) -> Any:
     return data
 
 
+def refuse_other_samples(found: Spec, built: Spec) -> None:
+    """Refuse samples that a network was not built for.
+
+    Raises:
+        ConfigError: another modality, number of channels, or size of pictures; lengths may differ.
+    """
+    fixed = slice(None) if built.modality == "images" else slice(0, -1)
+    if found.modality != built.modality or found.shape[fixed] != built.shape[fixed]:
+        raise ConfigError(f"data: the network was built for {built.modality} of shape {built.shape}, these are {found.modality} of "
+                          f"shape {found.shape}; take the data of its run, or bring these to that shape (pictures: data.size)")
+
+
 def backbone_config(cfg: dict[str, Any], kind: str) -> dict[str, Any]:
     """The backbone named on the command line, or the one the data config offers for this kind of method."""
     if cfg.get("backbone"):
@@ -334,7 +346,7 @@ def refuse_untrained(config: dict[str, Any]) -> None:
     if not config.get("model"):
         refuse_scripted(config)
         raise ConfigError(f"{config['name']}: this method adapts a trained model; "
-                          "run: python adapt.py model=... checkpoint=RUN data=...")
+                          "run: python adapt.py model=... checkpoint=RUN")
 
 
 def fit(cfg: DictConfig, folder: Path) -> float | None:
@@ -385,7 +397,7 @@ def fit(cfg: DictConfig, folder: Path) -> float | None:
         "wall_seconds": round(time.perf_counter() - started, 2), "samples_per_second": timed_rate(samples, seconds),
         "scores": flat(scores), "references": {name: flat(values) for name, values in references.items()}}
     write_summary(folder, summary)
-    print_summary(folder, summary, next_commands(tags, folder, summary["data"]))
+    print_summary(folder, summary, next_commands(tags, folder, typed_data(summary["data"])))
     return objective(config, summary["scores"])
 
 
@@ -458,15 +470,21 @@ def judge_all(config: dict[str, Any], method: Method, data: Any, chosen: dict[st
     return scores, references
 
 
+def typed_data(name: str) -> str:
+    """``data=NAME`` and what else of the data was typed, as a next command needs it."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return shlex.join([f"data={name}", *(o for o in typed if o.lstrip("+~").startswith("data."))])
+
+
 def next_commands(tags: Tags, folder: Path, data: str) -> list[str]:
-    """What a user may want to type after a run."""
+    """What a user may want to type after a run, on the data of these overrides."""
     if tags.target == "class":
-        return [f"python adapt.py model=tent checkpoint={folder} data={data}", f"python scripts/export.py {folder}"]
+        return [f"python adapt.py model=tent checkpoint={folder}", f"python scripts/export.py {folder}"]
     if tags.target in ("text", "mask"):
         return [f"python scripts/evaluate.py {folder} --protocol test", f"python scripts/export.py {folder}"]
     if tags.target == "action":
         return [f"python scripts/export.py {folder}"]
     if tags.task == "pretraining" and tags.backbone == "waveform":
-        return [f"python train.py model=ctc data={data} init_from={folder}"]
-    return [f"python train.py model=finetune data={data} init_from={folder} data.labels_per_class=4",
-            f"python scripts/export.py {folder}"]
+        return [f"python train.py model=ctc {data} init_from={folder}"]
+    few = "" if "data.labels_per_class=" in data else " data.labels_per_class=4"
+    return [f"python train.py model=finetune {data} init_from={folder}{few}", f"python scripts/export.py {folder}"]

@@ -153,6 +153,13 @@ def test_adapters_refuse_what_they_cannot_adapt(model: str, source: str, said: s
         deploy(OmegaConf.create(cfg), tmp_path)
 
 
+def test_adapting_refuses_samples_of_another_size(trained: Path, tmp_path: Path) -> None:
+    cfg = composed("model=tent", f"checkpoint={trained}", "seed=0", "data=digits", "+data.size=16", program="adapt")
+    with pytest.raises(ConfigError, match="built for images of shape"):
+        deploy(OmegaConf.create(cfg), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_outside_the_checkout(tmp_path: Path) -> None:
     builder = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path / "dist"), str(ROOT)]

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
 import ssl_suite.run
 from ssl_suite.cli import dotted, known_keys, program, quiet, remove_empty, run_folder
+from ssl_suite.methods.pretraining.simclr import SimCLR
+from ssl_suite.methods.supervised.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -128,3 +131,19 @@ def test_a_warning_is_one_line_and_a_notice_of_the_libraries_is_none(monkeypatch
     assert [str(w.message) for w in told] == ["no labelled sample is of class 2"]
     assert warnings.formatwarning(told[0].message, told[0].category, told[0].filename, told[0].lineno) == \
         "warning: no labelled sample is of class 2\n"
+
+
+def test_the_next_command_keeps_what_was_typed_of_the_data() -> None:
+    typed = ["model=simclr", "data=digits", "+data.size=16", "data.views.weak.0.fraction=0.0625", "trainer.max_epochs=1"]
+    GlobalHydra.instance().clear()
+    with initialize_config_module("configs", version_base="1.3"):
+        HydraConfig.instance().set_config(compose("train", typed, return_hydra_config=True))
+    try:
+        pretrained, classifier = (ssl_suite.run.next_commands(tags, Path("runs/one"), ssl_suite.run.typed_data("digits"))[0]
+                                  for tags in (SimCLR.tags, Classifier.tags))
+    finally:
+        HydraConfig.instance().cfg = None
+        GlobalHydra.instance().clear()
+    assert pretrained == ("python train.py model=finetune data=digits +data.size=16 data.views.weak.0.fraction=0.0625 "
+                          "init_from=runs/one data.labels_per_class=4")
+    assert classifier == "python adapt.py model=tent checkpoint=runs/one", "a run brings its own data"
