@@ -100,13 +100,12 @@ def from_run(config: dict[str, Any], run: Run) -> Trained:
     if config["weights"] is not None:
         raise ConfigError(f"weights={config['weights']} belongs to network=...; a run brings its own, so leave it out")
     data = build_data(config if config["data"] else {**config, "data": run.config["data"]}, None)
+    refuse_other_samples(data.spec, run.spec)
     if data.spec.vocabulary != run.spec.vocabulary:
         raise ConfigError("data: the symbols of the transcripts are not those the checkpoint was trained on: "
                           f"{''.join(data.spec.vocabulary)!r}, {''.join(run.spec.vocabulary)!r}")
-    if (data.modality, data.spec.num_classes) != (run.spec.modality, run.spec.num_classes):
-        raise ConfigError(f"data: {data.spec.num_classes} classes of {data.modality}, but the checkpoint was trained "
-                          f"on {run.spec.num_classes} classes of {run.spec.modality}")
-    refuse_other_samples(data.spec, run.spec)
+    if data.spec.num_classes != run.spec.num_classes:
+        raise ConfigError(f"data: {data.spec.num_classes} classes, but the checkpoint was trained on {run.spec.num_classes}")
     name = name_of(config, "data") if config["data"] else data_name(run)
     return Trained(Deployed(run.method), run.spec, run.method.views, data, name)
 

@@ -471,9 +471,10 @@ def judge_all(config: dict[str, Any], method: Method, data: Any, chosen: dict[st
 
 
 def typed_data(name: str) -> str:
-    """``data=NAME`` and what else of the data was typed, as a next command needs it."""
+    """``data=NAME`` and what else of the data was typed, as a next command needs it: all but the size of batches."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return shlex.join([f"data={name}", *(o for o in typed if o.lstrip("+~").startswith("data."))])
+    kept = (o for o in typed if o.lstrip("+~").startswith("data.") and not o.startswith("data.batch_size="))
+    return shlex.join([f"data={name}", *kept])
 
 
 def next_commands(tags: Tags, folder: Path, data: str) -> list[str]:

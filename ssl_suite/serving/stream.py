@@ -129,7 +129,7 @@ class Stream:
             logits, report = self.adapter.predict_and_adapt(x, length, index)
         self.budget.spent(1e3 * (time.perf_counter() - start))
         if source is not None and self.guard is not None and report.verdict == "ok":
-            plain = type(self.still).predict is Adapter.predict  # then `unlearned` is that, and may have run already
+            plain = type(self.still).predict is Adapter.predict  # then `unlearned` gives the same, and may have it already
             verdict, reason = self.guard.judge(self.adapter, logits, unlearned if plain else partial(self.still.predict, x, length))
             if verdict != "ok":
                 logits, report = self.still.predict(x, length), replace(report, n_used=0, verdict=verdict, reason=reason)

@@ -134,7 +134,7 @@ def test_a_warning_is_one_line_and_a_notice_of_the_libraries_is_none(monkeypatch
 
 
 def test_the_next_command_keeps_what_was_typed_of_the_data() -> None:
-    typed = ["model=simclr", "data=digits", "+data.size=16", "data.views.weak.0.fraction=0.0625", "trainer.max_epochs=1"]
+    typed = ["model=simclr", "data=digits", "+data.size=16", "data.batch_size=256", "data.views.weak.0.fraction=0.0625"]
     GlobalHydra.instance().clear()
     with initialize_config_module("configs", version_base="1.3"):
         HydraConfig.instance().set_config(compose("train", typed, return_hydra_config=True))
